@@ -1,0 +1,10 @@
+"""The one error that a user's input can cause."""
+
+from __future__ import annotations
+
+
+class InputError(Exception):
+    """Wrong use or wrong input. Its message is one line: what, where, what to do.
+
+    The command line prints the message without a traceback and exits with code 2.
+    """

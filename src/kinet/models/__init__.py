@@ -1,0 +1,1 @@
+"""Networks: backbones, and the parts that make KINet of them."""

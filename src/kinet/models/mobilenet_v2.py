@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al., CVPR 2018), with the names and the numbers of torchvision's ``mobilenet_v2``."""
+"""MobileNetV2 (Sandler et al., CVPR 2018), with the names and numbers of torchvision's ``mobilenet_v2``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kinet.models.backbone import Backbone, Block, number_blocks
+from kinet.models.inner_width import inner_channels
 
 # Table 2 of the paper: expansion t, channels c, repeats n, stride of the first repeat s.
 INVERTED_RESIDUALS = (
@@ -19,8 +20,13 @@ INVERTED_RESIDUALS = (
 )
 LAST_CHANNELS = 1280
 # torchvision's `features` indices in each stage
-STAGE_FEATURES = {"stem": range(0, 1), "res2": range(1, 4), "res3": range(4, 7), "res4": range(7, 14), "res5": range(14, 19)}
-STRIDES = {"stem": 2, "res2": 4, "res3": 8, "res4": 16, "res5": 32}
+STAGE_FEATURES = {
+    "stem": range(0, 1),
+    "res2": range(1, 4),
+    "res3": range(4, 7),
+    "res4": range(7, 14),
+    "res5": range(14, 19),
+}
 
 
 def conv_bn_relu6(channels_in: int, channels_out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -40,11 +46,10 @@ class InvertedResidual(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, stride: int, expansion: int, inner_width: float) -> None:
         super().__init__()
         self.residual = stride == 1 and channels_in == channels_out
-        self.channels_out = channels_out
         layers: list[nn.Module] = []
         hidden = channels_in
         if expansion != 1:
-            hidden = max(8, round(channels_in * expansion * inner_width))
+            hidden = inner_channels(channels_in * expansion, inner_width)
             layers.append(conv_bn_relu6(channels_in, hidden, 1))
         layers += [
             conv_bn_relu6(hidden, hidden, 3, stride, groups=hidden),
@@ -61,6 +66,7 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(Backbone):
     """3,504,872 parameters with 1000 classes. ``feature_channels`` is 1280.
 
+    ``res2_1`` still has the stem's stride of 2; the other blocks have their stage's.
     Source: torchvision/models/mobilenetv2.py (names, initialisation, strides).
     """
 
@@ -68,14 +74,17 @@ class MobileNetV2(Backbone):
 
     def __init__(self, classes: int = 1000, inner_width: float = 1.0) -> None:
         super().__init__()
-        layers: list[nn.Module] = [conv_bn_relu6(3, 32, 3, stride=2)]
-        channels = 32
+        channels, total_stride = 32, 2
+        layers: list[nn.Module] = [conv_bn_relu6(3, channels, 3, stride=2)]
+        self._outputs = [(channels, total_stride)]  # of each of `features`
         for expansion, channels_out, repeats, first_stride in INVERTED_RESIDUALS:
             for repeat in range(repeats):
                 stride = first_stride if repeat == 0 else 1
                 layers.append(InvertedResidual(channels, channels_out, stride, expansion, inner_width))
-                channels = channels_out
+                channels, total_stride = channels_out, total_stride * stride
+                self._outputs.append((channels, total_stride))
         layers.append(conv_bn_relu6(channels, LAST_CHANNELS, 1))
+        self._outputs.append((LAST_CHANNELS, total_stride))
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(LAST_CHANNELS, classes))
         self._initialise()
@@ -91,19 +100,10 @@ class MobileNetV2(Backbone):
     def blocks(self) -> list[Block]:
         return number_blocks(
             {
-                stage: [(self.features[i], self._channels(i), STRIDES[stage]) for i in indices]
+                stage: [(self.features[i], *self._outputs[i]) for i in indices]
                 for stage, indices in STAGE_FEATURES.items()
             }
         )
-
-    def _channels(self, index: int) -> int:
-        layer = self.features[index]
-        if isinstance(layer, InvertedResidual):
-            return layer.channels_out
-        assert isinstance(layer, nn.Sequential)
-        convolution = layer[0]
-        assert isinstance(convolution, nn.Conv2d)
-        return convolution.out_channels
 
     def head(self, features: Tensor) -> Tensor:
         pooled = torch.flatten(nn.functional.adaptive_avg_pool2d(features, 1), 1)

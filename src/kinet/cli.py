@@ -1,0 +1,161 @@
+"""The ``kinet`` command.
+
+Progress goes to stderr, results to stdout. Exit code 0 is success, 2 wrong use or input (one line says what), 1 an
+internal error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+
+import kinet
+from kinet.errors import InputError
+
+WRONG_USE = 2
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports wrong use in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    try:
+        parsed, rest = build_parser().parse_known_args(arguments)
+        if rest and parsed.command not in (train, info):
+            raise InputError(f"unknown argument {rest[0]!r} (see kinet {parsed.name} --help)")
+        parsed.overrides = rest
+        parsed.command(parsed)
+    except InputError as error:
+        print(f"kinet: {error}", file=sys.stderr)
+        return WRONG_USE
+    except KeyboardInterrupt:
+        print("kinet: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def build_parser() -> Parser:
+    """All commands. Those that take a config leave ``--key value`` pairs to it."""
+    parser = Parser(prog="kinet", description=kinet.__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"kinet {kinet.__version__}")
+    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND", parser_class=Parser)
+
+    sub = commands.add_parser("demo", help="train and test TSN and KINet on a small generated set", allow_abbrev=False)
+    sub.add_argument("--out", type=Path, default=Path("demo"), help="folder for clips, runs and report.html (demo)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.set_defaults(command=demo)
+
+    sub = commands.add_parser("manifest", help="index a folder of clips", allow_abbrev=False)
+    sub.add_argument("source", choices=("folder", "frames"), help="videos, or folders of images: DIR/<class>/<clip>")
+    sub.add_argument("folder", type=Path, metavar="DIR")
+    sub.add_argument("out", type=Path, metavar="OUT.csv")
+    sub.add_argument("--list", type=Path, help="csv with the columns class,video_name: the clips to keep")
+    sub.set_defaults(command=manifest)
+
+    sub = commands.add_parser(
+        "train",
+        help="train TSN or KINet",
+        epilog="Any key of the config can follow as --key value, for example --training.lr 0.005 --out runs/mine",
+        allow_abbrev=False,
+    )
+    sub.add_argument("config", type=Path, metavar="CONFIG")
+    sub.add_argument("--resume", metavar="auto|CHECKPOINT", help="go on with the run in its folder, or a checkpoint")
+    sub.set_defaults(command=train)
+
+    sub = commands.add_parser("test", help="test a run or a checkpoint", allow_abbrev=False)
+    sub.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT")
+    sub.add_argument("--views", default="25x10", help="SEGMENTSxCROPS, crops 1, 2, 5 or 10 (25x10)")
+    sub.add_argument("--manifest", type=Path, help="the clips (default: the run's data.test, else data.val)")
+    sub.add_argument("--root", type=Path, help="what the manifest's paths are relative to (default: its folder)")
+    sub.add_argument("--out", type=Path, help="folder for scores and tables (default: in the run's folder)")
+    sub.add_argument("--stride", type=int, default=1, help="segments from one window to the next (1)")
+    sub.add_argument("--workers", type=int, help="loading processes (default: the run's)")
+    sub.add_argument("--precision", choices=("auto", "bf16-mixed", "32-true"), help="default: the run's")
+    sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    sub.set_defaults(command=test)
+
+    sub = commands.add_parser(
+        "info", help="parameters and FLOPs of a config's network, part by part", allow_abbrev=False
+    )
+    sub.add_argument("config", type=Path, metavar="CONFIG")
+    sub.add_argument("--classes", type=int, default=400, help="number of actions (400)")
+    sub.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    sub.set_defaults(command=info)
+    return parser
+
+
+def demo(options: argparse.Namespace) -> None:
+    from kinet.demo import run_demo
+
+    print(json.dumps(run_demo(options.out, seed=options.seed)))
+
+
+def manifest(options: argparse.Namespace) -> None:
+    from kinet.data.manifest import index_folder, index_frames, write_manifest
+
+    index = index_folder if options.source == "folder" else index_frames
+    rows = index(options.folder, options.list)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_manifest(options.out, rows)
+    classes = len({label for _, label in rows})
+    result = {
+        "manifest": str(options.out),
+        "root": str(options.folder),
+        "clips": len(rows),
+        "classes": classes,
+    }
+    if options.out.parent.resolve() != options.folder.resolve():
+        print(f"paths are relative to {options.folder}: set data.root to it", file=sys.stderr)
+    print(json.dumps(result))
+
+
+def train(options: argparse.Namespace) -> None:
+    from kinet.config import load_config
+    from kinet.training.engine import train as run_training
+
+    print(json.dumps(run_training(load_config(options.config, options.overrides), resume=options.resume)))
+
+
+def test(options: argparse.Namespace) -> None:
+    from kinet.evaluation.metrics import per_class_table
+    from kinet.evaluation.protocol import parse_views
+    from kinet.evaluation.run_test import TestOptions, run_test
+
+    result, metrics = run_test(
+        options.source,
+        TestOptions(
+            views=parse_views(options.views),
+            manifest=options.manifest,
+            root=options.root,
+            out=options.out,
+            stride=options.stride,
+            workers=options.workers,
+            precision=options.precision,
+            device=options.device,
+        ),
+    )
+    Console(stderr=True).print(per_class_table(metrics))
+    print(json.dumps(result))
+
+
+def info(options: argparse.Namespace) -> None:
+    from kinet.config import load_config
+    from kinet.info import print_info
+
+    print_info(load_config(options.config, options.overrides), options.classes, as_json=options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

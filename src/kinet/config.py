@@ -1,0 +1,217 @@
+"""What a run can be told: typed dataclasses that YAML files and the command line fill in."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from kinet.errors import InputError
+from kinet.teachers.onnx_teacher import OnnxTeacherConfig
+
+
+@dataclass
+class ModelConfig:
+    """The network. With ``auxiliaries: []``, ``cbi: []`` and ``akg: none`` it is TSN."""
+
+    backbone: str = "resnet50"
+    """resnet18, 34, 50, 101, 152, 200, bn_inception, inception_v3 or mobilenet_v2."""
+    weights: str = "imagenet"
+    """``imagenet`` (the official file, fetched and checked), ``imagenet_v2``, a path, or ``none``."""
+    auxiliaries: list[Literal["scene", "human"]] = field(default_factory=lambda: ["scene", "human"])
+    """The auxiliary branches."""
+    share_until: str = "res3"
+    """The last stage or block that the branches share."""
+    aux_width: float = 1.0
+    """Width inside the auxiliary branches' blocks, above 0 and up to 1."""
+    cbi: list[str] = field(default_factory=lambda: ["res4", "res5_2"])
+    """Blocks behind which a CBI sits; a stage's name stands for its last block."""
+    cbi_gate: Literal["product", "sigmoid"] = "product"
+    """What multiplies the action features: the auxiliary features, or their sigmoid."""
+    akg: Literal["dot", "embedded", "concatenation", "none"] = "dot"
+    """The graph's relation function (Eq. 1, 2, 3)."""
+    akg_scale: bool = False
+    """Divide dot products by the square root of their dimension."""
+    akg_residual: bool = False
+    """Add an action node to what it gathered."""
+    segments: int = 3
+    """N_seg: frames of a clip in training, and of a window in testing."""
+    dropout: float = 0.5
+    """Before the action classifier and the scene classifier."""
+
+
+@dataclass
+class DataConfig:
+    """Where the clips are and how frames are cut."""
+
+    train: str | None = None
+    """Manifest of the training clips: a csv with the columns path, label."""
+    val: str | None = None
+    """Manifest of the clips that choose the best epoch."""
+    test: str | None = None
+    """Manifest of the clips that ``kinet test`` takes by default."""
+    root: str | None = None
+    """Folder that the manifests' paths are relative to; by default each manifest's own."""
+    frame_size: tuple[int, int] = (256, 340)
+    """Height and width that every frame counts as before cropping, in pixels."""
+    input_size: int = 224
+    """Side of the square that the network sees, in pixels."""
+    scales: list[float] = field(default_factory=lambda: [1.0, 0.875, 0.75, 0.66])
+    """Sides of the multi-scale crop, as shares of the frame's shorter side."""
+    flip: bool = True
+    """Mirror half of the training clips."""
+    batch_size: int = 32
+    """Clips in a training step, on each device."""
+    workers: int = 2
+    """Loading processes; 0 loads in the main process."""
+
+
+@dataclass
+class TeachersConfig:
+    """The frozen teachers, whose pseudo labels the auxiliary branches learn."""
+
+    human: OnnxTeacherConfig | None = None
+    """Finds people."""
+    scene: OnnxTeacherConfig | None = None
+    """Names the scene."""
+    labels: Literal["cache", "on_the_fly"] = "cache"
+    """``cache``: every frame of the training clips is labelled once, before training. ``on_the_fly``: the sampled
+    frames are, each time."""
+    cache: str = "runs/labels"
+    """Folder of the cache. Runs can share it: entries are keyed by teacher and clip."""
+
+
+@dataclass
+class LossConfig:
+    """Eq. 6: L = action * L_action + human * L_human + scene * L_scene."""
+
+    action: float = 1.0
+    human: float = 0.01
+    scene: float = 0.01
+    soft_labels: bool = False
+    """Learn the teachers' probabilities in place of their decisions."""
+    temperature: float = 1.0
+    """Divides the logits of teacher and student with soft labels."""
+
+
+@dataclass
+class TrainingConfig:
+    """The optimiser and its schedule; the defaults are the paper's for Kinetics."""
+
+    epochs: int = 70
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-5
+    milestones: list[int] = field(default_factory=lambda: [20, 40, 60])
+    """Epochs after which the learning rate drops by 10."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises from zero."""
+    clip_norm: float = 40.0
+    """Largest norm of the gradient."""
+    partial_bn: bool = False
+    """Freeze all batch normalisations of the backbone but the first."""
+    freeze_until: str | None = None
+    """The last stage or block of the shared layers that is kept as it was loaded."""
+    precision: Literal["auto", "bf16-mixed", "32-true"] = "auto"
+    """``auto`` is bf16-mixed where the device computes it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = 0
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+
+
+@dataclass
+class Config:
+    """One experiment."""
+
+    out: str = "runs/kinet"
+    """Folder of the run: config, log, checkpoints."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    teachers: TeachersConfig = field(default_factory=TeachersConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+def load_config(path: Path, arguments: Sequence[str] = ()) -> Config:
+    """A config from a YAML file and ``--key value`` overrides such as ``--training.lr 0.005``.
+
+    Raises:
+        InputError: no such file, not YAML, an unknown key (named, with the nearest right one) or a wrong value.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such config")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    values = {} if values is None else values
+    check_keys(values, Config, str(path))
+    for key, value in overrides_of(arguments):
+        put(values, key, value)
+    return config_from_dict(values, source=f"{path} and command line" if arguments else str(path))
+
+
+def config_from_dict(values: dict[str, Any], source: str) -> Config:
+    """A config from nested plain values; see ``load_config`` for the errors. ``source`` stands in them."""
+    check_keys(values, Config, source)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Config)
+    try:
+        parsed = parser.instantiate_classes(parser.parse_object(values))
+    except (ArgumentError, TypeError, ValueError) as error:
+        lines = [line.strip(" -\n") for line in str(error).splitlines()]
+        raise InputError(f"{source}: {' '.join(line for line in lines if line)}") from error
+    return Config(**parsed)
+
+
+def overrides_of(arguments: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Pairs from ``--key value`` and ``--key=value``; a value is read as YAML."""
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        if not argument.startswith("--"):
+            raise InputError(f"command line: expected --key value, got {argument!r}")
+        key, equals, text = argument[2:].partition("=")
+        if not equals:
+            if not waiting:
+                raise InputError(f"command line: --{key} has no value")
+            text = waiting.pop(0)
+        try:
+            yield key, yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"command line: --{key}: {text!r} is not YAML") from error
+
+
+def put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set ``a.b.c`` in nested dicts."""
+    *parents, last = key.split(".")
+    nested: Any = value
+    for name in reversed([*parents, last]):
+        nested = {name: nested}
+    check_keys(nested, Config, "command line")
+    for name in parents:
+        if not isinstance(values.get(name), dict):
+            values[name] = {}
+        values = values[name]
+    values[last] = value
+
+
+def check_keys(values: Any, kind: Any, where: str) -> None:
+    """Refuse keys that the dataclass ``kind`` does not have, naming the nearest one that it has."""
+    dataclasses = [option for option in (kind, *get_args(kind)) if is_dataclass(option)]
+    if not dataclasses or values is None:
+        return
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: expected keys and values, got {values!r}")
+    hints = get_type_hints(dataclasses[0])
+    for key, value in values.items():
+        if key not in hints:
+            nearest = difflib.get_close_matches(str(key), hints, n=1, cutoff=0)[0]
+            raise InputError(f"{where}: unknown key {key!r}; nearest is {nearest!r}")
+        check_keys(value, hints[key], f"{where}: {key}")

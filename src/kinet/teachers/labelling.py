@@ -1,0 +1,57 @@
+"""From the teachers' settings to the pseudo labels of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kinet.config import TeachersConfig
+from kinet.data.manifest import Manifest
+from kinet.errors import InputError
+from kinet.teachers.cache import CachedLabels, LabelCache
+from kinet.teachers.onnx_teacher import OnnxTeacher
+from kinet.teachers.teacher import LabelSource, Teacher, TeacherLabels
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What a training needs of its teachers."""
+
+    source: LabelSource | None
+    """Gives the labels; None trains without pseudo labels."""
+    scene_names: tuple[str, ...]
+    """The scene teacher's classes; empty without one."""
+
+
+def label_clips(config: TeachersConfig, auxiliaries: Sequence[str], clips: Manifest) -> Labelling:
+    """Open the teachers of the auxiliary branches and, for the cache, label what is not labelled yet.
+
+    Raises:
+        InputError: a branch without a teacher, or a teacher that can't be used.
+    """
+    teachers: dict[str, Teacher] = {}
+    for task in auxiliaries:
+        teacher_config = config.human if task == "human" else config.scene
+        if teacher_config is None:
+            raise InputError(
+                f"teachers.{task}: the {task} branch needs one; name it, or take {task} out of model.auxiliaries"
+            )
+        teacher = OnnxTeacher(teacher_config)
+        if teacher.task != task:
+            raise InputError(f"teachers.{task}: {teacher.name} is a teacher of the task {teacher.task}")
+        teachers[task] = teacher
+    human, scene = teachers.get("human"), teachers.get("scene")
+    scene_names = scene.class_names if scene is not None else ()
+    if not teachers:
+        return Labelling(None, ())
+    if config.labels == "on_the_fly":
+        return Labelling(TeacherLabels(human, scene), scene_names)
+    return fill_cache(Path(config.cache), human, scene, clips)
+
+
+def fill_cache(folder: Path, human: Teacher | None, scene: Teacher | None, clips: Manifest) -> Labelling:
+    """Label every frame of ``clips`` that ``folder`` has no labels of."""
+    cache = LabelCache(folder, human, scene)
+    cache.fill(clips)
+    return Labelling(CachedLabels(cache), scene.class_names if scene is not None else ())

@@ -1,0 +1,378 @@
+"""A teacher that is an ONNX file, run by onnxruntime on the CPU."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from kinet.errors import InputError
+from kinet.teachers.teacher import (
+    BEST_SCENES,
+    LABEL_FORMAT,
+    MASK_SIZE,
+    Frames,
+    Masks,
+    SceneClasses,
+    SceneScores,
+    Task,
+    best_scenes,
+    check_frames,
+    masks_from_probabilities,
+)
+
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+SCALES: dict[str, Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]] = {
+    "unit": lambda rgb: rgb / np.float32(255),
+    "symmetric": lambda rgb: rgb / np.float32(127.5) - np.float32(1),
+    "imagenet": lambda rgb: (rgb / np.float32(255) - IMAGENET_MEAN) / IMAGENET_STD,
+    "byte": lambda rgb: rgb,
+}
+"""From (..., 3) float32 RGB in 0..255 to what the network takes."""
+
+INPUT_TYPES: dict[str, Any] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(uint8)": np.uint8,
+}
+
+
+@dataclass(frozen=True)
+class OnnxTeacherConfig:
+    """What an ONNX teacher takes and gives. Of the files in ``KNOWN_FILES`` only ``path`` need be set."""
+
+    path: str
+    """The ONNX file, weights inside."""
+    task: Task | None = None
+    """human (person masks) or scene (scene classes)."""
+    scale: Literal["unit", "symmetric", "imagenet", "byte"] | None = None
+    """The input's range: unit [0, 1], symmetric [-1, 1], imagenet (unit, less ImageNet's mean, over its
+    deviation), or byte 0..255."""
+    activation: Literal["probability", "logit"] | None = None
+    """What the output is. Logits pass a sigmoid (masks of one channel) or a softmax."""
+    input_size: tuple[int, int] | None = None
+    """Height and width that frames are stretched to. Default: what the file says."""
+    layout: Literal["NCHW", "NHWC"] | None = None
+    """Where the input has its channels. Default: where the file has an axis of 3."""
+    channels: Literal["rgb", "bgr"] = "rgb"
+    """Their order."""
+    output: str | None = None
+    """The output's name. Default: the first output."""
+    mask_layout: Literal["NCHW", "NHWC", "NHW"] | None = None
+    """The axes of a human teacher's output. Default: the input's layout."""
+    background: int = 0
+    """Of a human teacher with several channels, such as one a body part: the one that is no part of a person.
+    P(person) is 1 less its probability."""
+    align_corners: bool | None = None
+    """Whether a mask's outer rows and columns lie on the frame's border. Default: no, at centres of tiles."""
+    class_names: str | None = None
+    """A text file of scene names, one a line in the order of the classes; a line's first word counts."""
+    best: int = BEST_SCENES
+    """Scene classes kept for each frame."""
+    threads: int = 0
+    """Frames labelled at once. 0: one in a DataLoader's worker, elsewhere one a core. No label depends on it."""
+
+
+KNOWN_FILES: dict[str, dict[str, Any]] = {
+    # person_prisma.onnx, MIT
+    "cc7357e7300ed5e41ddb73b51910eed900b4dbbe255305011aeb088f6ddc8bd4": {
+        "task": "human",
+        "scale": "unit",
+        "activation": "probability",
+    },
+    # parts_bodypix_s16.onnx, Apache-2.0: its sides are 16 k + 1, its masks k + 1 with the corners aligned
+    "f2e51d18eec8e3c9ef3f196ea0245db1d86529161d19e14466ad4ebc5e6ee242": {
+        "task": "human",
+        "scale": "symmetric",
+        "activation": "logit",
+        "input_size": (257, 337),
+        "output": "segments",
+        "align_corners": True,
+    },
+    # scene_squeezenet_places365.onnx
+    "3fec358f8a471c13771939c6bfb223c917fd78744b8efce053d401be1e7518f2": {
+        "task": "scene",
+        "scale": "unit",
+        "activation": "logit",
+    },
+}
+"""Settings of files by their SHA-256; they fill the fields that a config leaves out."""
+
+NOT_LABELS = ("path", "class_names", "threads")
+"""Settings that do not change a label and so stay out of the fingerprint."""
+
+
+class OnnxTeacher:
+    """A ``Teacher`` from an ONNX file.
+
+    Frames are stretched to the network's input (bilinear, antialiased, in uint8) and go through it one at a
+    time, so that a label depends on nothing but its frame. Creating one reads the file and labels a grey frame,
+    which checks the settings. A copy sent to another process holds the path and opens the file there.
+
+    Raises InputError: no file, not an ONNX file, weights outside the file, settings missing or against the
+    file's shapes, an output that is not one label a frame, onnxruntime not installed.
+    """
+
+    def __init__(self, config: OnnxTeacherConfig) -> None:
+        self.path = Path(config.path).expanduser()
+        self.name = self.path.name
+        model = read_model(self.path)
+        self.file_hash = hashlib.sha256(model).hexdigest()
+        self.session: Any = open_session(model, self.name)
+        self.config = complete(config, self.file_hash, self.session, self.name)
+        assert self.config.task is not None
+        self.task: Task = self.config.task
+        self.fingerprint = fingerprint(self.config, self.file_hash)
+        grey = self._run(np.full((32, 32, 3), 128, np.uint8))
+        self.classes = 2 if self.task == "human" else len(grey)
+        self.class_names = self._class_names()
+
+    def label_frames(self, frames: Frames) -> Masks | tuple[SceneClasses, SceneScores]:
+        """See ``Teacher.label_frames``. Raises InputError where the network's values are not finite."""
+        check_frames(frames)
+        if self.session is None:
+            self._reopen()
+        threads = min(self.config.threads or default_threads(), len(frames))
+        if threads > 1:
+            with ThreadPoolExecutor(threads) as pool:
+                outputs = list(pool.map(self._run, frames))
+        else:
+            outputs = [self._run(frame) for frame in frames]
+        if self.task == "human":
+            maps = np.stack(outputs) if outputs else np.zeros((0, *MASK_SIZE), np.float32)
+            return masks_from_probabilities(maps, bool(self.config.align_corners))
+        rows = np.stack(outputs) if outputs else np.zeros((0, self.classes), np.float32)
+        return best_scenes(rows, self.config.best)
+
+    def _run(self, frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """One frame (H, W, 3): P(person) (h, w), or log-probabilities (classes,)."""
+        image = prepare(frame, self.config).astype(INPUT_TYPES[self.session.get_inputs()[0].type])
+        output = run_session(self.session, self.config, image, self.name)
+        if not np.isfinite(output).all():
+            raise InputError(f"{self.name}: output '{self.config.output}' has values that are not finite")
+        read = person_probability if self.task == "human" else scene_log_probabilities
+        return read(output.astype(np.float32), self.config, self.name)
+
+    def _reopen(self) -> None:
+        model = read_model(self.path)
+        if hashlib.sha256(model).hexdigest() != self.file_hash:
+            raise InputError(f"{self.path}: this teacher's file was changed while it was in use; start again")
+        self.session = open_session(model, self.name)
+
+    def _class_names(self) -> tuple[str, ...]:
+        if self.task == "human":
+            return ("background", "person")
+        if self.config.class_names is None:
+            return tuple(str(number) for number in range(self.classes))
+        names = read_class_names(Path(self.config.class_names).expanduser())
+        if len(names) != self.classes:
+            raise InputError(
+                f"{self.config.class_names}: {len(names)} names, but {self.name} has {self.classes} classes"
+            )
+        return names
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "session": None}
+
+
+def read_model(path: Path) -> bytes:
+    """The file's bytes; InputError where there are none or the weights lie in other files."""
+    try:
+        model = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot read this teacher: {error.strerror}") from error
+    # The key of an external tensor's file (a StringStringEntryProto), which the fingerprint would not cover.
+    if b"\n\x08location\x12" in model:
+        raise InputError(
+            f"{path}: this teacher's weights lie in other files; save it as one file:"
+            " onnx.save(onnx.load(path), new_path)"
+        )
+    return model
+
+
+def import_onnxruntime(name: str) -> tuple[Any, Any]:
+    """onnxruntime and the module of its exceptions."""
+    try:
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as errors
+    except ImportError as error:
+        raise InputError(f"{name}: an ONNX teacher needs onnxruntime: pip install 'kinet-action[onnx]'") from error
+    return onnxruntime, errors
+
+
+def open_session(model: bytes, name: str) -> Any:
+    """An onnxruntime session of one thread; it has bytes, not a path, so that it opens no other file."""
+    onnxruntime, errors = import_onnxruntime(name)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4  # errors come as exceptions
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except (errors.InvalidProtobuf, errors.InvalidArgument, errors.NoModel) as error:
+        raise InputError(f"{name}: this is not an ONNX file: {one_line(error)}") from error
+    except (errors.Fail, errors.InvalidGraph, errors.NotImplemented, errors.RuntimeException) as error:
+        raise InputError(f"{name}: onnxruntime cannot open this teacher: {one_line(error)}") from error
+
+
+def run_session(session: Any, config: OnnxTeacherConfig, image: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+    """The config's output for ``image``."""
+    _, errors = import_onnxruntime(name)
+    try:
+        output: npt.NDArray[Any] = session.run([config.output], {session.get_inputs()[0].name: image})[0]
+    except (errors.Fail, errors.InvalidArgument, errors.NotImplemented, errors.RuntimeException) as error:
+        raise InputError(
+            f"{name}: fails on an input of {image.shape} (see input_size and layout): {one_line(error)}"
+        ) from error
+    return output
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def complete(config: OnnxTeacherConfig, file_hash: str, session: Any, name: str) -> OnnxTeacherConfig:
+    """``config`` with every field set: its own value, the known file's, or what the file's shapes say."""
+    known = KNOWN_FILES.get(file_hash, {})
+    if config.task is not None and known.get("task", config.task) != config.task:
+        raise InputError(f"{name} is a {known['task']} teacher, not a {config.task} teacher")
+    config = replace(config, **{key: value for key, value in known.items() if getattr(config, key) is None})
+    for field, choices in (
+        ("task", "human or scene"),
+        ("scale", "unit, symmetric, imagenet or byte"),
+        ("activation", "probability or logit"),
+    ):
+        if getattr(config, field) is None:
+            raise InputError(f"{name}: set this teacher's {field}: {choices}")
+    if config.best < 1 or config.threads < 0:
+        raise InputError(f"{name}: set best to 1 or more and threads to 0 or more")
+    layout, input_size = complete_input(config, session.get_inputs(), name)
+    outputs = [output.name for output in session.get_outputs()]
+    output = config.output or outputs[0]
+    if output not in outputs:
+        nearest = get_close_matches(output, outputs, n=1, cutoff=0)[0]
+        raise InputError(f"{name}: no output '{output}'; the nearest is '{nearest}' of {', '.join(outputs)}")
+    return replace(
+        config,
+        layout=layout,
+        input_size=input_size,
+        output=output,
+        mask_layout=config.mask_layout or layout,
+        align_corners=bool(config.align_corners),
+    )
+
+
+def complete_input(
+    config: OnnxTeacherConfig, inputs: list[Any], name: str
+) -> tuple[Literal["NCHW", "NHWC"], tuple[int, int]]:
+    """The layout and the size (H, W) of the one input, after the config and the file's shape."""
+    if len(inputs) != 1:
+        names = ", ".join(model_input.name for model_input in inputs)
+        raise InputError(f"{name}: a teacher has one input, this file has {len(inputs)}: {names}")
+    shape, kind = inputs[0].shape, inputs[0].type
+    what = f"{name}: input '{inputs[0].name}' is {shape} {kind}"
+    if kind not in INPUT_TYPES:
+        raise InputError(f"{what}; a teacher takes one of {', '.join(INPUT_TYPES)}")
+    if kind == "tensor(uint8)" and config.scale != "byte":
+        raise InputError(f"{what}, which goes with scale byte, not {config.scale}")
+    if len(shape) != 4 or (isinstance(shape[0], int) and shape[0] != 1):
+        raise InputError(f"{what}; a teacher takes four axes, the first for one frame or any number")
+    layout = config.layout or ("NHWC" if shape[3] == 3 and shape[1] != 3 else "NCHW")
+    channels, sides = (shape[1], shape[2:]) if layout == "NCHW" else (shape[3], shape[1:3])
+    if isinstance(channels, int) and channels != 3:
+        raise InputError(f"{what}, which is not {layout} with three channels; see layout")
+    height, width = config.input_size or sides
+    if not all(isinstance(side, int) and side > 0 for side in (height, width)):
+        raise InputError(f"{what}; set this teacher's input_size: [height, width]")
+    if any(isinstance(side, int) and side != wanted for side, wanted in zip(sides, (height, width), strict=True)):
+        raise InputError(f"{what}, which does not take input_size [{height}, {width}]")
+    return layout, (height, width)
+
+
+def fingerprint(config: OnnxTeacherConfig, file_hash: str) -> str:
+    """SHA-256 over the file and every completed setting that changes a label."""
+    settings = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in NOT_LABELS}
+    text = json.dumps({"format": LABEL_FORMAT, "file": file_hash, **settings}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def prepare(frame: npt.NDArray[np.uint8], config: OnnxTeacherConfig) -> npt.NDArray[np.float32]:
+    """A frame (H, W, 3) uint8 RGB as the network's input, (1, 3, h, w) or (1, h, w, 3)."""
+    assert config.input_size is not None
+    assert config.scale is not None
+    image = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None]
+    image = functional.interpolate(image, config.input_size, mode="bilinear", antialias=True)
+    scaled = SCALES[config.scale](image.permute(0, 2, 3, 1).numpy().astype(np.float32))
+    if config.channels == "bgr":
+        scaled = scaled[..., ::-1]
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2) if config.layout == "NCHW" else scaled)
+
+
+def person_probability(
+    output: npt.NDArray[np.float32], config: OnnxTeacherConfig, name: str
+) -> npt.NDArray[np.float32]:
+    """P(person) (h, w) from the output for one frame."""
+    layout = config.mask_layout
+    assert layout is not None
+    if output.ndim != len(layout) or output.shape[0] != 1 or 0 in output.shape:
+        raise InputError(
+            f"{name}: output '{config.output}' should be the mask of one frame, {layout} (see mask_layout),"
+            f" it is {output.shape}"
+        )
+    channels = {"NCHW": output[0], "NHWC": np.moveaxis(output[0], -1, 0), "NHW": output}[layout]
+    if len(channels) > 1 and not 0 <= config.background < len(channels):
+        raise InputError(
+            f"{name}: background {config.background} is none of the {len(channels)} channels of '{config.output}'"
+        )
+    if config.activation == "logit":
+        logits = torch.from_numpy(np.ascontiguousarray(channels))
+        channels = (logits.sigmoid() if len(logits) == 1 else logits.softmax(0)).numpy()
+    elif channels.min() < -1e-3 or channels.max() > 1 + 1e-3:
+        raise InputError(f"{name}: output '{config.output}' is outside [0, 1]; set this teacher's activation: logit")
+    person: npt.NDArray[np.float32] = channels[0] if len(channels) == 1 else 1 - channels[config.background]
+    return person
+
+
+def scene_log_probabilities(
+    output: npt.NDArray[np.float32], config: OnnxTeacherConfig, name: str
+) -> npt.NDArray[np.float32]:
+    """Log-probabilities (classes,) from the output for one frame."""
+    if output.ndim != 2 or output.shape[0] != 1 or output.shape[1] < 2:
+        raise InputError(f"{name}: output '{config.output}' should be (1, classes) for one frame, it is {output.shape}")
+    if config.activation == "logit":
+        return torch.from_numpy(output[0]).log_softmax(0).numpy()
+    if output.min() < -1e-3 or abs(output.sum() - 1) > 1e-2:
+        raise InputError(f"{name}: output '{config.output}' does not sum to 1; set this teacher's activation: logit")
+    return torch.from_numpy(output[0]).clamp(min=1e-12).log().numpy()
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """The first word of each line; Places365's ``/a/airfield 0`` gives ``airfield``."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the class names: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: the class names are not UTF-8 text") from error
+    words = [line.split()[0] for line in lines if line.strip()]
+    return tuple(re.sub("^/[a-z]/", "", word) for word in words)
+
+
+def default_threads() -> int:
+    """The cores this process may use; one in a DataLoader's worker, which has neighbours."""
+    if torch.utils.data.get_worker_info() is not None:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

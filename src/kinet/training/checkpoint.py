@@ -1,0 +1,113 @@
+"""Checkpoints: written whole or not at all, read without running code from them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kinet.config import Config, config_from_dict
+from kinet.errors import InputError
+from kinet.models.kinet import KINet, build_kinet
+
+FORMAT = 1
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint file holds. Only ``last.pt`` has a training state; ``best.pt`` is a model."""
+
+    config: Config
+    classes: list[str]
+    scene_names: list[str]
+    """The scene teacher's classes; empty without a scene branch."""
+    model: dict[str, torch.Tensor]
+    results: dict[str, float]
+    """What the training knew of this model: epoch, val_top1 ..."""
+    training: dict[str, Any] | None = None
+    """Optimiser, position and random state, for resuming."""
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write atomically: an interruption leaves the file that was there before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "kinet_format": FORMAT,
+        "config": asdict(checkpoint.config),
+        "classes": checkpoint.classes,
+        "scene_names": checkpoint.scene_names,
+        "model": checkpoint.model,
+        "results": checkpoint.results,
+        "training": checkpoint.training,
+    }
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint file, or ``best.pt`` of a run's folder.
+
+    Raises:
+        InputError: nothing there, not a kinet checkpoint, damaged, or holding code.
+    """
+    if path.is_dir():
+        found = [path / "checkpoints" / name for name in ("best.pt", "last.pt")]
+        present = [file for file in found if file.is_file()]
+        if not present:
+            raise InputError(f"{path}: no checkpoints/best.pt or last.pt in this folder; give a run or a checkpoint")
+        path = present[0]
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path}: refused, since it is no plain file of weights and could run code") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a checkpoint, or a damaged one") from error
+    if not isinstance(content, dict) or content.get("kinet_format") != FORMAT:
+        raise InputError(f"{path}: not a kinet checkpoint (weights of a backbone go into model.weights)")
+    return Checkpoint(
+        config_from_dict(content["config"], source=str(path)),
+        content["classes"],
+        content["scene_names"],
+        content["model"],
+        content["results"],
+        content["training"],
+    )
+
+
+def load_model(checkpoint: Checkpoint, source: str) -> KINet:
+    """Build the checkpoint's network and fill in its weights.
+
+    Args:
+        source: the file, for the error.
+
+    Raises:
+        InputError: the weights are not of the network that the checkpoint's config describes.
+    """
+    checkpoint.config.model.weights = "none"
+    model = build_kinet(checkpoint.config.model, len(checkpoint.classes), len(checkpoint.scene_names))
+    load_weights(model, checkpoint.model, source)
+    return model
+
+
+def load_weights(model: KINet, weights: dict[str, torch.Tensor], source: str) -> None:
+    """Fill all of ``model``; one line says what does not fit.
+
+    Raises:
+        InputError: a missing, surplus or differently shaped tensor.
+    """
+    wanted = model.state_dict()
+    wrong = [name for name in wanted if name not in weights or weights[name].shape != wanted[name].shape]
+    wrong += [name for name in weights if name not in wanted]
+    if wrong:
+        raise InputError(f"{source}: of another architecture; {len(wrong)} tensors differ, the first is {wrong[0]}")
+    model.load_state_dict(weights)

@@ -1,0 +1,69 @@
+"""Where a training runs and in which precision."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+
+from kinet.config import Config
+from kinet.errors import InputError
+
+# mallopt's parameters, from glibc's malloc.h
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+
+
+def build_fabric(config: Config, *, log: bool = True) -> Fabric:
+    """Fabric for the config's device and precision; under ``torchrun`` it joins the other processes.
+
+    Args:
+        log: write TensorBoard files into ``config.out``.
+
+    Raises:
+        InputError: ``training.device`` is cuda and there is none.
+    """
+    device = config.training.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("training.device: cuda is not available here; set it to auto or cpu")
+    precision = config.training.precision
+    if precision == "auto":
+        precision = "bf16-mixed" if computes_bf16(device) else "32-true"
+    fabric = Fabric(
+        accelerator=device,
+        devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+        precision=precision,
+        loggers=TensorBoardLogger(root_dir=config.out, name="tensorboard", version="") if log else None,
+    )
+    fabric.launch()
+    return fabric
+
+
+def computes_bf16(device: str) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory for the next step.
+
+    By default it returns large blocks to the system after every use and asks for them again, about 0.9 million page
+    faults in a ResNet-50 forward pass of 24 frames. Other C libraries are left as they are.
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_TOP_PAD, 256 * 2**20)

@@ -163,7 +163,7 @@ def config_from_dict(values: dict[str, Any], source: str) -> Config:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Config)
     try:
-        parsed = parser.instantiate_classes(parser.parse_object(values))
+        parsed = parser.instantiate(parser.parse_object(values))
     except (ArgumentError, TypeError, ValueError) as error:
         lines = [line.strip(" -\n") for line in str(error).splitlines()]
         raise InputError(f"{source}: {' '.join(line for line in lines if line)}") from error

@@ -122,7 +122,7 @@ def test_reading_on_decodes_each_frame_once(tmp_path: Path, monkeypatch: pytest.
     "pattern",
     [
         "ucf101_samples/v_K*.avi",
-        "ut_interaction/*/set2_seq1[3-5]*.avi",
+        "ut_interaction/*/set?_seq03*.avi",
         "weizmann/*/i[dr]*_[rw]*.avi",
         "long_gop/k*_3*.mp4",
     ],
@@ -153,7 +153,9 @@ def test_frames_that_lean_on_what_was_cut_away_are_not_counted(tmp_path: Path) -
                 target.mux(packet)
     clip = open_clip(cut)
     expected = sequential(cut)
-    assert 0 < len(clip) == len(expected) < LENGTH
+    with av.open(str(cut)) as container:
+        packets = sum(packet.size > 0 for packet in container.demux(video=0))
+    assert 0 < len(clip) == len(expected) < packets < LENGTH
     np.testing.assert_array_equal(clip.read(range(len(clip))), expected)
 
 

@@ -51,7 +51,7 @@ class FakeModel(nn.Module):
     def nodes(self, frames: Tensor) -> Tensor:
         assert frames.dtype == torch.uint8
         self.images += len(frames)
-        pooled: Tensor = self.backbone(frames.double() / 255).mean(dim=(2, 3))
+        pooled: Tensor = self.backbone(frames.to(self.fc.weight.dtype) / 255).mean(dim=(2, 3))
         return pooled.unflatten(1, (self.branches, 5))
 
     def classify(self, nodes: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -197,6 +197,20 @@ def test_a_clip_shorter_than_a_window_is_one_window() -> None:
     model = FakeModel(graph=True, segments=5).eval()
     frames = random_frames(3, 1)
     torch.testing.assert_close(clip_scores(model, frames), model.whole(frames[:, 0][None])[0])
+
+
+def test_under_autocast_images_are_low_precision_and_scores_are_not() -> None:
+    model = FakeModel(graph=False).float().eval()
+    frames = random_frames(64, 1, 1)  # 64 clips of one view: nothing is averaged that could hide rounding
+    exact = batch_scores(model, frames)
+    seen: list[torch.dtype] = []
+    model.backbone.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = batch_scores(model, frames)
+    assert seen == [torch.bfloat16]
+    assert scores.dtype == torch.float32
+    assert (scores.bfloat16().float() != scores).float().mean() > 0.9
+    torch.testing.assert_close(scores, exact, rtol=0.05, atol=0.01)
 
 
 def test_low_precision_scores_are_averaged_in_float32() -> None:

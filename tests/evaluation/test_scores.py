@@ -50,6 +50,17 @@ def test_a_written_file_reads_back_bit_for_bit(tmp_path: Path, scores: ScoreFile
     assert [entry.name for entry in path.parent.iterdir()] == ["scores.npz"], "no temporary file is left"
 
 
+def test_a_reader_of_the_old_file_keeps_it_whole(tmp_path: Path, scores: ScoreFile) -> None:
+    path = tmp_path / "scores.npz"
+    write_scores(path, scores)
+    with path.open("rb") as reader:
+        write_scores(path, replace(scores, views="1x1"))
+        old = tmp_path / "old.npz"
+        old.write_bytes(reader.read())
+    assert read_scores(old).views == "25x10"
+    assert read_scores(path).views == "1x1"
+
+
 def test_a_write_that_fails_leaves_the_old_file(
     tmp_path: Path, scores: ScoreFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:

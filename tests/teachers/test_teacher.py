@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kinet.data.manifest import Clip
@@ -52,14 +52,14 @@ class ColourTeacher:
         return best_scenes(np.log(frames.mean(axis=(1, 2), dtype=np.float32) + 1) - 9, best=2)
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1, width=32), st.integers(1, 300), st.integers(1, 300))
 def test_even_mask_keeps_its_probability(probability: float, height: int, width: int) -> None:
     mask = masks_from_probabilities(np.full((1, height, width), probability, np.float32))
     assert mask.shape == (1, *MASK_SIZE)
     assert mask.dtype == np.uint8
-    assert (mask == mask[0, 0, 0]).all()
-    assert mask[0, 0, 0] % 17 == 0
-    assert abs(int(mask[0, 0, 0]) - 255 * probability) <= 8.5 + 1e-3
+    assert (mask % 17 == 0).all()
+    assert np.abs(mask - 255 * probability).max() <= 8.5 + 1e-3
 
 
 @pytest.mark.parametrize(("probability", "person"), [(0.4999, False), (0.5, True), (0.5001, True)])

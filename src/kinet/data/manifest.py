@@ -17,6 +17,8 @@ from pathlib import Path
 from kinet.data.video import VIDEO_SUFFIXES
 from kinet.errors import InputError
 
+NOT_IN_NAMES = frozenset("\0\r\n")
+
 
 @dataclass(frozen=True, slots=True)
 class Clip:
@@ -97,7 +99,7 @@ def write_manifest(path: Path, rows: Iterable[tuple[str, str]]) -> None:
     """
     rows = list(rows)
     for name in (value for row in rows for value in row):
-        if not name or name != name.strip() or "\0" in name or not _is_utf8(name):
+        if not name or name != name.strip() or not NOT_IN_NAMES.isdisjoint(name) or not _is_utf8(name):
             raise InputError(f"{path}: {name!r} cannot be a path or a label in a csv file; rename it")
     try:
         with path.open("w", encoding="utf-8", newline="") as file:
@@ -199,9 +201,10 @@ def _read_columns(path: Path, columns: tuple[str, str]) -> Iterator[tuple[int, t
                     )
                 values = row[first].strip(), row[second].strip()
                 for name, value in zip(columns, values, strict=True):
-                    if not value or "\0" in value:
-                        problem = "holds a NUL byte" if value else "is empty"
-                        raise InputError(f"{path}, line {reader.line_num}: the {name} {problem}")
+                    if not value:
+                        raise InputError(f"{path}, line {reader.line_num}: the {name} is empty")
+                    if not NOT_IN_NAMES.isdisjoint(value):
+                        raise InputError(f"{path}, line {reader.line_num}: the {name} holds a line break or a NUL")
                 yield reader.line_num, values
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error

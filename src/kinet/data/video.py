@@ -182,19 +182,33 @@ def _open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream):
             raise UnreadableClip(path, "no video stream")
+        if stream.codec_context is None:
+            raise UnreadableClip(path, "no decoder for the video stream")
         _check_size(path, stream.codec_context.width, stream.codec_context.height)
         stream.codec_context.thread_type = "NONE"
         stream.codec_context.thread_count = 1
         yield container, stream
 
 
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet[VideoStream]]:
+    """The stream's packets and the empty one that makes the decoder give its last frames.
+
+    PyAV then goes on to flush streams that turned up while reading, and fails with an IndexError.
+    """
+    for packet in container.demux(stream):
+        yield packet
+        if not packet.size and packet.dts is None:
+            return
+
+
 def _decode(path: Path) -> Iterator[av.VideoFrame]:
     count = 0
     with _open_video(path) as (container, stream):
         try:
-            for frame in container.decode(stream):
-                yield frame
-                count += 1
+            for packet in _packets(container, stream):
+                for frame in packet.decode():
+                    yield frame
+                    count += 1
         except (av.FFmpegError, OSError) as error:
             where = f"after frame {count - 1}" if count else "before the first frame"
             raise UnreadableClip(path, f"decoding failed {where}: {error.strerror}") from error
@@ -213,7 +227,7 @@ def _count_frames(name: str, size: int, modified: int) -> int:
         packets_tell = stream.codec_context.name not in CODECS_COUNTED_BY_DECODING
         if packets_tell:
             try:
-                times = [p.pts for p in container.demux(stream) if p.size and not p.is_discard]
+                times = [p.pts for p in _packets(container, stream) if p.size and not p.is_discard]
             except (av.FFmpegError, OSError) as error:
                 raise UnreadableClip(path, f"reading failed: {error.strerror}") from error
             count = len(times)

@@ -108,18 +108,21 @@ def batch_scores(model: VideoModel, frames: Tensor, *, stride: int = 1, batch_im
     outer ones and weigh more. A model without graph has no use for windows: one of all S segments gives TSN's
     plain average over segments and crops.
 
+    Under autocast the images are seen in low precision, but the nodes are classified in that of the weights:
+    scores rounded to bfloat16 tie.
+
     Call it in eval mode, without gradients (``evaluate`` does).
     """
     clips, segments, crops = frames.shape[:3]
-    device = next(model.parameters()).device
+    parameter = next(model.parameters())
     images = frames.flatten(0, 2)
-    chunks = [model.nodes(chunk.to(device, non_blocking=True)) for chunk in torch.split(images, batch_images)]
-    nodes = (
-        torch.unflatten(torch.cat(chunks), 0, (clips, segments, crops)).transpose(1, 2).flatten(0, 1)
-    )  # (B*crops, S, K, d)
+    chunks = [model.nodes(chunk.to(parameter.device, non_blocking=True)) for chunk in torch.split(images, batch_images)]
+    nodes = torch.unflatten(torch.cat(chunks).to(parameter.dtype), 0, (clips, segments, crops))
+    nodes = nodes.transpose(1, 2).flatten(0, 1)  # (B * crops, S, K, d)
     windows = window_indices(segments, segments if model.graph is None else model.segments, stride)
-    per_window = [model.classify(nodes[:, window.start : window.stop])[0] for window in windows]
-    scores = torch.stack(per_window)  # (windows, B*crops, C)
+    with torch.autocast(parameter.device.type, enabled=False):
+        per_window = [model.classify(nodes[:, window.start : window.stop])[0] for window in windows]
+    scores = torch.stack(per_window)  # (windows, B * crops, C)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     return torch.unflatten(scores, 1, (clips, crops)).mean(dim=(0, 2))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -57,11 +58,12 @@ class ActionKnowledgeGraph(nn.Module):
 
         Returns:
             z: (B, N_seg, d), not negative (without ``residual``).
-            edges: (B, N_seg, K * N_seg) float32, each row sums to 1; column k * N_seg + i is branch k in frame i.
+            edges: (B, N_seg, K * N_seg) float32 or wider, each row sums to 1; column k * N_seg + i is branch k in frame i.
         """
         batch, segments, branches, channels = nodes.shape
-        with torch.autocast(nodes.device.type, enabled=False):  # a bf16 dot product of d terms is too coarse for exp
-            everyone = nodes.float().transpose(1, 2).reshape(batch, branches * segments, channels)
+        with full_precision(nodes.device.type):
+            wide = nodes.to(torch.promote_types(nodes.dtype, torch.float32))
+            everyone = wide.transpose(1, 2).reshape(batch, branches * segments, channels)
             action = everyone[:, :segments]
             edges = self.relate(action, everyone).softmax(dim=2)
             gathered = edges @ everyone
@@ -79,6 +81,13 @@ class ActionKnowledgeGraph(nn.Module):
         # Eq. 3: W [theta, phi] = W_theta theta + W_phi phi
         w_theta, w_phi = self.project.weight[0].chunk(2)
         return nn.functional.relu((theta @ w_theta)[:, :, None] + (phi @ w_phi)[:, None, :])
+
+
+def full_precision(device: str) -> AbstractContextManager[object]:
+    """No autocast inside: a bf16 dot product of d terms is too coarse for the softmax."""
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def edge_entropy(edges: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ def build_backbone(name: str, *, weights: str | None = None, inner_width: float 
     state = published_state(name, path)
     with torch.device("meta"):
         full = BACKBONES[name]()
-    check_fit(state, full, f"{path} does not fit {name}")
+    check_fit(state, full, f"weights {path} do not fit {name}")
     narrowed = {key: leading(state[key], target) for key, target in backbone.state_dict().items() if key in state}
     backbone.load_state_dict(narrowed)
     return backbone

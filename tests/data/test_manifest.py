@@ -193,7 +193,7 @@ def videos(tmp_path: Path) -> Path:
     for name in ("wave/b.AVI", "wave/a.mp4", "wave/notes.txt", "wave/.c.mp4", "clap hands/x.1.mkv", "readme.mp4"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
-    for name in ("wave/frames", "wave/.git", "clap hands/f2", ".cache/f3"):
+    for name in ("wave/frames.avi", "wave/.git", "clap hands/f2", ".cache/f3"):
         (folder / name).mkdir(parents=True)
     return folder
 
@@ -204,7 +204,7 @@ def test_video_files_are_indexed_by_folder(videos: Path) -> None:
 
 
 def test_folders_of_images_are_indexed_by_folder(videos: Path) -> None:
-    assert index_frames(videos) == [("clap hands/f2", "clap hands"), ("wave/frames", "wave")]
+    assert index_frames(videos) == [("clap hands/f2", "clap hands"), ("wave/frames.avi", "wave")]
 
 
 def test_an_index_is_a_manifest_of_its_folder(videos: Path, tmp_path: Path) -> None:
@@ -217,8 +217,12 @@ def test_a_list_keeps_its_clips_in_its_order(videos: Path, tmp_path: Path) -> No
     keep = write(tmp_path / "test.csv", "class,video_name", "wave,b", "clap hands,x.1", "wave,a.mp4")
     names = [name for name, _ in index_folder(videos, keep)]
     assert names == ["wave/b.AVI", "clap hands/x.1.mkv", "wave/a.mp4"]
+    (videos / "wave" / "a.mp4.avi").touch()
+    assert index_folder(videos, write(tmp_path / "test.csv", "class,video_name", "wave,a.mp4")) == [
+        ("wave/a.mp4", "wave")
+    ]
     keep = write(tmp_path / "test.csv", "class,video_name", "wave,frames")
-    assert index_frames(videos, keep) == [("wave/frames", "wave")]
+    assert index_frames(videos, keep) == [("wave/frames.avi", "wave")]
 
 
 def test_a_list_that_does_not_fit_is_refused(videos: Path, tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ LENGTH = 40
 LEVELS = [20 + 5 * number for number in range(LENGTH)]  # frame i of a written video is grey of LEVELS[i]
 
 
-def write_video(path: Path, codec: str, *, gop: int = 12, length: int = LENGTH, **options: str) -> Path:
+def write_video(path: Path, codec: str, *, gop: int = 12, length: int = LENGTH, slope: int = 0, **options: str) -> Path:
+    """Grey frames of ``LEVELS``, ``slope`` levels brighter for each pixel to the right and down."""
     if codec not in av.codecs_available:
         pytest.skip(f"this build of PyAV cannot write {codec}")
     with av.open(str(path), "w") as container:
@@ -36,7 +37,8 @@ def write_video(path: Path, codec: str, *, gop: int = 12, length: int = LENGTH, 
         stream.codec_context.gop_size = gop
         stream.bit_rate = 4_000_000
         for number in range(length):
-            pixels = np.full((*SIZE, 3), LEVELS[number % LENGTH], np.uint8)
+            pixels = (LEVELS[number] + slope * np.indices(SIZE).sum(0)).astype(np.uint8)
+            pixels = np.repeat(pixels[..., None], 3, axis=2)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
         container.mux(stream.encode())
     return path
@@ -196,16 +198,21 @@ def test_frames_before_the_damage_are_read(tmp_path: Path) -> None:
 
 
 def test_a_changed_file_is_counted_anew(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "video.mkv", "libx264")
+    """Even one of the same size."""
+    path = write_video(tmp_path / "video.ts", "libx264")
     assert len(open_clip(path)) == LENGTH
+    size = path.stat().st_size
     write_video(path, "libx264", length=10)
+    path.write_bytes(path.read_bytes().ljust(size, b"\0"))
     assert len(open_clip(path)) == 10
 
 
 def test_the_written_rotation_is_applied(tmp_path: Path) -> None:
     """The track matrix of a phone held upright: players turn the picture clockwise by a quarter."""
-    path = write_video(tmp_path / "video.mp4", "mpeg4")
+    path = write_video(tmp_path / "video.mp4", "mpeg4", slope=1)
     upright = open_clip(path).read([0])[0]
+    assert upright[5, 5, 0] < upright[5, 90, 0] - 30
+    assert upright[5, 5, 0] < upright[60, 5, 0] - 30
     data = bytearray(path.read_bytes())
     matrix = data.index(b"tkhd") + 44
     # x' = height - y, y' = x, as fixed-point numbers in the order a b u c d v x y w (ISO/IEC 14496-12)
@@ -219,11 +226,12 @@ def test_the_written_rotation_is_applied(tmp_path: Path) -> None:
         np.testing.assert_array_equal(turned[x, height - 1 - y], upright[y, x])
 
 
-def test_names_that_ffmpeg_would_take_for_something_else(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "video.mp4", "mpeg4")
+def test_names_that_ffmpeg_would_take_for_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write_video(Path("video.mp4"), "mpeg4")
     for name in ("http:%03d.mp4", "concat:a|b.mp4", "-i #1 é.mp4"):
-        assert len(open_clip(path.rename(tmp_path / name))) == LENGTH
-        path = tmp_path / name
+        path = path.rename(name)
+        assert len(open_clip(path)) == LENGTH
 
 
 def test_numbers_outside_the_clip_are_an_error(tmp_path: Path) -> None:
@@ -316,6 +324,9 @@ def test_causes_of_unreadable_files(tmp_path: Path) -> None:
     assert cause_of(tmp_path / "empty.mp4", 0) == "file is empty"
     assert "not a readable video" in cause_of(tmp_path / "text.avi", 0)
     assert cause_of(tmp_path / "sound.wav", 0) == "no video stream"
+    video = write_video(tmp_path / "video.avi", "mpeg4")
+    video.write_bytes(video.read_bytes().replace(b"FMP4", b"????"))
+    assert cause_of(video, 0) == "no decoder for the video stream"
 
 
 def test_causes_of_unreadable_folders(tmp_path: Path) -> None:

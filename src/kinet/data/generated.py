@@ -9,7 +9,6 @@ the same versions of NumPy, Pillow and FFmpeg give the same bytes.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,11 +17,13 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from kinet.data.generated_brush import Brush, any_colour, mix, one_of
 from kinet.data.generated_people import MOVEMENTS, draw_person
 from kinet.data.generated_places import PLACES, paint_backdrop
+from kinet.data.manifest import write_manifest
 from kinet.errors import InputError
 
 SCENES = tuple(PLACES)
@@ -74,8 +75,8 @@ class GeneratedClip:
 class RenderedClip:
     """``frames`` (T, H, W, 3) uint8 RGB; ``masks`` (T, H, W) bool: where people are; the labels' indices."""
 
-    frames: np.ndarray
-    masks: np.ndarray
+    frames: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
     action: int
     scene: int
 
@@ -103,7 +104,7 @@ class Shot:
         self.gamma = rng.uniform(0.8, 1.25)
         self.noise = rng.uniform(2, 7)
 
-    def frame(self, time: float) -> tuple[np.ndarray, np.ndarray]:
+    def frame(self, time: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """The image (H, W, 3) uint8 and the people's mask (H, W) bool at ``time`` in 0..1 of the clip."""
         height, width = self.size
         unit = height * SUPERSAMPLING
@@ -132,7 +133,7 @@ class Shot:
         return np.clip(noisy, 0, 255).astype(np.uint8), np.asarray(mask.reduce(SUPERSAMPLING)) >= 128
 
 
-def between(ends: np.ndarray, time: float) -> np.ndarray:
+def between(ends: NDArray[np.float64], time: float) -> NDArray[np.float64]:
     """The point at ``time`` in 0..1 on the way from ``ends[0]`` to ``ends[1]``; ends (2, 2)."""
     return np.asarray(ends[0] + (ends[1] - ends[0]) * time)
 
@@ -143,8 +144,8 @@ def check_size(size: tuple[int, int]) -> None:
 
 
 def check_seed(seed: int) -> None:
-    if seed < 0:
-        raise InputError(f"seed {seed} of the generated set: give 0 or more")
+    if not 0 <= seed < 2**32:  # one word of NumPy's seeds, so that the words after it stay in their places
+        raise InputError(f"seed {seed} of the generated set: give 0 to {2**32 - 1}")
 
 
 def generated_clips(split: str, clips_per_action: int, seed: int) -> list[GeneratedClip]:
@@ -171,7 +172,7 @@ def render_clip(clip: GeneratedClip, *, size: tuple[int, int] = SIZE, frames: in
 
 def teacher_samples(
     count: int, seed: int, *, size: tuple[int, int] = SIZE
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.int64]]:
     """Single images for the teachers: images (N, H, W, 3) uint8, person masks (N, H, W) bool, scenes (N,) int64.
 
     Scenes take turns; any movement occurs in any of them, and one image in ten has nobody who moves. None of
@@ -188,7 +189,7 @@ def teacher_samples(
     return images, masks, scenes
 
 
-def encode_clip(frames: np.ndarray, path: Path) -> None:
+def encode_clip(frames: NDArray[np.uint8], path: Path) -> None:
     """Write (T, H, W, 3) uint8 RGB frames as MP4: H.264 where FFmpeg was built with x264, else MPEG-4.
 
     One thread, and no time of writing in the file: the same frames give the same bytes.
@@ -221,7 +222,8 @@ def write_generated_set(
     """Write ``folder/SPLIT/ACTION/CLIP.mp4`` and the manifests ``folder/SPLIT.csv`` (columns path,label).
 
     ``clips_per_action``: for each of train, val, test as wanted; ``progress(done, total)`` is called after each
-    clip. Returns each split's manifest. Raises InputError for an unknown split, an odd size, a negative seed.
+    clip. Returns each split's manifest. Raises InputError for an unknown split, an odd size, a negative seed,
+    and where files cannot be written.
     """
     for split in clips_per_action:
         if split not in ("train", "val", "test"):
@@ -233,14 +235,15 @@ def write_generated_set(
     for split, clips in splits.items():
         for clip in clips:
             path = folder / clip.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            encode_clip(render_clip(clip, size=size, frames=frames).frames, path)
+            images = render_clip(clip, size=size, frames=frames).frames
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                encode_clip(images, path)
+            except OSError as error:
+                raise InputError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
             done += 1
             if progress is not None:
                 progress(done, total)
         manifests[split] = folder / f"{split}.csv"
-        with manifests[split].open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["path", "label"])
-            writer.writerows((clip.name, ACTION_NAMES[clip.action]) for clip in clips)
+        write_manifest(manifests[split], ((clip.name, ACTION_NAMES[clip.action]) for clip in clips))
     return manifests

@@ -72,9 +72,9 @@ def open_clip(path: Path) -> FrameSource:
             raise UnreadableClip(path, "missing")
         if path.stat().st_size == 0:
             raise UnreadableClip(path, "file is empty")
+        return VideoFile(path)
     except OSError as error:
         raise UnreadableClip(path, error.strerror or str(error)) from error
-    return VideoFile(path)
 
 
 class ImageFolder:
@@ -123,11 +123,10 @@ def natural_order(name: str) -> tuple[list[tuple[int, str]], str]:
 def _decode_image(data: bytes, check_size: Callable[[int, int], None]) -> Frame:
     """``check_size`` gets (width, height) before anything is decoded."""
     if data.startswith(b"\xff\xd8"):
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         check_size(width, height)
-        if colours not in ("CMYK", "YCCK"):
-            decoded: Frame = simplejpeg.decode_jpeg(data, colorspace="RGB")
-            return decoded
+        decoded: Frame = simplejpeg.decode_jpeg(data, colorspace="RGB")
+        return decoded
     with Image.open(io.BytesIO(data)) as image:
         check_size(*image.size)
         if image.mode in ("I", "F") or image.mode.startswith("I;"):

@@ -104,6 +104,8 @@ class TrainingConfig:
     """The optimiser and its schedule; the defaults are the paper's for Kinetics."""
 
     epochs: int = 70
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """``adamw`` needs fewer steps, which suits small sets; ``momentum`` is its first beta."""
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 1e-5

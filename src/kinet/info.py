@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from kinet.config import ModelConfig
+from kinet.config import Config, ModelConfig
 from kinet.evaluation.protocol import eval_mode
 from kinet.models.kinet import KINet, build_kinet
 
@@ -235,3 +237,16 @@ def readings_rendered(rows: Sequence[Reading]) -> Table:
         counts = (row.branches, row.cbi, row.akg, row.inference, row.training)
         table.add_row(row.name, *(f"{count / 1e6:.1f}" for count in counts), f"{row.paper:.1f}")
     return table
+
+
+def print_info(config: Config, classes: int, *, as_json: bool) -> None:
+    """``kinet info``: the cost of the config's network and the readings of the paper, as tables or as JSON."""
+    model = skeleton(config.model, classes)
+    parts = info_dict(parts_table(model, config.data.input_size), config.model.segments, config.data.input_size)
+    rows = readings()
+    if as_json:
+        print(json.dumps(parts | {"readings": readings_dict(rows)}))
+        return
+    console = Console()
+    console.print(parts_rendered(parts))
+    console.print(readings_rendered(rows))

@@ -38,7 +38,7 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_are_as_many_as_published(name: str) -> None:
     assert sum(p.numel() for p in on_meta(name).parameters()) == PARAMETERS[name]
 

@@ -200,7 +200,7 @@ def encode_clip(frames: NDArray[np.uint8], path: Path) -> None:
                 "libx264", FRAMES_PER_SECOND, options={"preset": "veryfast", "crf": "18", "bf": "0"}
             )
         else:
-            stream = container.add_stream("mpeg4", FRAMES_PER_SECOND, options={"qscale": "3", "flags": "+bitexact"})
+            stream = container.add_stream("mpeg4", FRAMES_PER_SECOND, options={"qmax": "4", "flags": "+bitexact"})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1

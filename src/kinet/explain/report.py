@@ -192,7 +192,7 @@ def _samples(samples: Sequence[ReportSample]) -> str:
     masked = any(sample.masks is not None for sample in samples)
     legend = "<p>Tinted and outlined: where the network saw people.</p>" if masked else ""
     cards = "".join(_sample(sample) for sample in samples)
-    return f'<section><h2>Test clips</h2>{legend}<div class="grid">{cards}</div></section>'
+    return f'<section><h2>Test clips</h2>{legend}<div class="grid broad">{cards}</div></section>'
 
 
 def _sample(sample: ReportSample) -> str:
@@ -248,7 +248,10 @@ header p { max-width: 45rem; margin: 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 th, td { padding: 0.35rem 0.9rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child { text-align: left; padding-left: 0; font-weight: 400; color: var(--faint); }
+th:first-child { white-space: normal; }
+@media (max-width: 32rem) { th, td { padding: 0.35rem 0.4rem; font-size: 0.9rem; } }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(21rem, 100%), 1fr)); gap: 1rem; }
+.broad { grid-template-columns: repeat(auto-fill, minmax(min(29rem, 100%), 1fr)); }
 figure, article { margin: 0; background: var(--card); border-radius: 0.6rem; padding: 0.8rem; }
 figure svg, article img { display: block; width: 100%; height: auto; }
 article img { border-radius: 0.3rem; }

@@ -58,7 +58,8 @@ class ActionKnowledgeGraph(nn.Module):
 
         Returns:
             z: (B, N_seg, d), not negative (without ``residual``).
-            edges: (B, N_seg, K * N_seg) float32 or wider, each row sums to 1; column k * N_seg + i is branch k in frame i.
+            edges: (B, N_seg, K * N_seg) float32 or wider, rows that sum to 1; column k * N_seg + i is
+                branch k in frame i.
         """
         batch, segments, branches, channels = nodes.shape
         with full_precision(nodes.device.type):
@@ -76,11 +77,10 @@ class ActionKnowledgeGraph(nn.Module):
             return torch.matmul(a, b.transpose(1, 2)) * self.scale
         theta, phi = self.theta(a), self.phi(b)
         if self.relation == "embedded":  # Eq. 2
-            product: Tensor = theta @ phi.transpose(1, 2) * self.scale
-            return product
+            return torch.matmul(theta, phi.transpose(1, 2)) * self.scale
         # Eq. 3: W [theta, phi] = W_theta theta + W_phi phi
         w_theta, w_phi = self.project.weight[0].chunk(2)
-        return nn.functional.relu((theta @ w_theta)[:, :, None] + (phi @ w_phi)[:, None, :])
+        return nn.functional.relu(torch.matmul(theta, w_theta)[:, :, None] + torch.matmul(phi, w_phi)[:, None, :])
 
 
 def full_precision(device: str) -> AbstractContextManager[object]:

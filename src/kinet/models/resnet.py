@@ -74,6 +74,7 @@ def projection(channels_in: int, channels_out: int, stride: int) -> nn.Sequentia
 # depth: (unit, units in layer1 ... layer4). 200 is a depth of He et al., "Identity Mappings in Deep Residual
 # Networks" (ECCV 2016), here with the units of the other depths.
 LAYOUTS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+    10: (BasicBlock, (1, 1, 1, 1)),
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),
@@ -82,27 +83,35 @@ LAYOUTS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, in
     200: (Bottleneck, (3, 24, 36, 3)),
 }
 PLANES = (64, 128, 256, 512)
+NARROW_PLANES = (24, 48, 96, 192)
 
 
 class ResNet(Backbone):
-    """ResNet of ``depth`` 18, 34, 50, 101, 152 or 200.
+    """ResNet of ``depth`` 18, 34, 50, 101, 152 or 200; or 10 with ``NARROW_PLANES``, which learns from scratch quickly.
 
-    ``feature_channels`` is 512 for 18 and 34, else 2048. Stages: stem = conv1, bn1, relu, maxpool (stride 4);
-    res2 ... res5 = layer1 ... layer4, a residual unit a block.
+    ``feature_channels`` is 512 for 18 and 34, 2048 for the deeper ones. Stages: stem = conv1, bn1, relu, maxpool
+    (stride 4); res2 ... res5 = layer1 ... layer4, a residual unit a block.
     Source: torchvision/models/resnet.py (names, initialisation, strides).
     """
 
-    def __init__(self, depth: int, classes: int = 1000, inner_width: float = 1.0) -> None:
+    def __init__(
+        self,
+        depth: int,
+        classes: int = 1000,
+        inner_width: float = 1.0,
+        stage_planes: tuple[int, int, int, int] = PLANES,
+    ) -> None:
         super().__init__()
         unit, repeats = LAYOUTS[depth]
-        self.feature_channels = PLANES[-1] * unit.expansion
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        channels = stage_planes[0]
+        self.stage_channels = [planes * unit.expansion for planes in stage_planes]
+        self.feature_channels = self.stage_channels[-1]
+        self.conv1 = nn.Conv2d(3, channels, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         layers: list[nn.Sequential] = []
-        channels = 64
-        for index, (planes, count) in enumerate(zip(PLANES, repeats, strict=True)):
+        for index, (planes, count) in enumerate(zip(stage_planes, repeats, strict=True)):
             units: list[nn.Module] = []
             for number in range(count):
                 stride = 2 if number == 0 and index > 0 else 1
@@ -117,11 +126,10 @@ class ResNet(Backbone):
 
     def blocks(self) -> list[Block]:
         stem = nn.Sequential(self.conv1, self.bn1, self.relu, self.maxpool)
-        stages: dict[str, list[tuple[nn.Module, int, int]]] = {"stem": [(stem, 64, 4)]}
-        expansion = self.feature_channels // PLANES[-1]
+        stages: dict[str, list[tuple[nn.Module, int, int]]] = {"stem": [(stem, self.conv1.out_channels, 4)]}
         layers = (self.layer1, self.layer2, self.layer3, self.layer4)
-        for index, (layer, planes) in enumerate(zip(layers, PLANES, strict=True)):
-            stages[f"res{index + 2}"] = [(unit, planes * expansion, 4 * 2**index) for unit in layer]
+        for index, (layer, channels) in enumerate(zip(layers, self.stage_channels, strict=True)):
+            stages[f"res{index + 2}"] = [(unit, channels, 4 * 2**index) for unit in layer]
         return number_blocks(stages)
 
     def head(self, features: Tensor) -> Tensor:

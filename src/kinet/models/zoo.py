@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +25,11 @@ from kinet.models.backbone import Backbone
 from kinet.models.bn_inception import BNInception
 from kinet.models.inception_v3 import InceptionV3
 from kinet.models.mobilenet_v2 import MobileNetV2
-from kinet.models.resnet import LAYOUTS, ResNet
+from kinet.models.resnet import LAYOUTS, NARROW_PLANES, ResNet
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
-    **{f"resnet{depth}": partial(ResNet, depth) for depth in LAYOUTS},
+    "resnet10_narrow": partial(ResNet, 10, stage_planes=NARROW_PLANES),  # for the demo; nobody publishes weights
+    **{f"resnet{depth}": partial(ResNet, depth) for depth in LAYOUTS if depth != 10},
     "bn_inception": BNInception,
     "inception_v3": InceptionV3,
     "mobilenet_v2": MobileNetV2,
@@ -171,14 +173,7 @@ def read_weights(path: Path) -> State:
             f"weights {path}: damaged or another file, its SHA-256 begins {digest[: len(expected)]}, not as its name "
             "says; delete it and fetch it again, or rename it if that part of the name is no hash"
         )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        call = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"loading it would call {call[1]}" if call else "it is no file of plain tensors"
-        raise InputError(f"weights {path}: refused, {reason}; save a state dict with torch.save") from error
-    except Exception as error:  # a damaged file can bring torch's reader to any error
-        raise InputError(f"weights {path}: cannot be read ({first_line(error)}); fetch it again") from error
+    content = load_plain(path, f"weights {path}")
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):
@@ -187,6 +182,22 @@ def read_weights(path: Path) -> State:
         if not (isinstance(key, str) and isinstance(value, Tensor)):
             raise InputError(f"weights {path}: {key!r} is a {type(value).__name__}, not a tensor; is it a state dict?")
     return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def load_plain(path: Path, what: str) -> Any:
+    """What ``torch.save`` wrote to ``path``, on the CPU, if it is plain values and tensors.
+
+    Raises:
+        InputError: the file is damaged, or loading it would run code. The line begins with ``what``.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        call = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"loading it would call {call[1]}" if call else "it is no file of plain tensors"
+        raise InputError(f"{what}: refused, {reason}; save a state dict with torch.save") from error
+    except Exception as error:  # a damaged file can bring torch's reader to any error
+        raise InputError(f"{what}: cannot be read ({first_line(error)}); fetch it again") from error
 
 
 def check_fit(state: Mapping[str, Tensor], network: nn.Module, what: str) -> None:

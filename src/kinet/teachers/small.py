@@ -120,7 +120,13 @@ def train_parser(
 
 
 def train_scene_net(
-    images: Frames, scenes: npt.NDArray[np.int64], classes: int, *, epochs: int, seed: int, report: Callable[[str], None]
+    images: Frames,
+    scenes: npt.NDArray[np.int64],
+    classes: int,
+    *,
+    epochs: int,
+    seed: int,
+    report: Callable[[str], None],
 ) -> SmallSceneNet:
     """Learn the scenes (N,) of images (N, H, W, 3)."""
     torch.manual_seed(seed)
@@ -144,14 +150,14 @@ def fit(
     network.train()
     for epoch in range(epochs):
         total = 0.0
-        for indices in torch.randperm(len(images)).split(BATCH)[: len(images) // BATCH]:
+        for indices in torch.split(torch.randperm(len(images)), BATCH)[: len(images) // BATCH]:
             batch, target = images[indices], targets[indices]
             if torch.rand(()) < 0.5:
                 batch = batch.flip(3)
                 target = target.flip(3) if target.ndim == 4 else target
             loss = loss_of(network(batch), target)
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
             total += loss.item()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from kinet.config import Config, config_from_dict
 from kinet.errors import InputError
 from kinet.models.kinet import KINet, build_kinet
+from kinet.models.zoo import check_fit, load_plain
 
 FORMAT = 1
 
@@ -66,12 +66,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         path = present[0]
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{path}: refused, since it is no plain file of weights and could run code") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a checkpoint, or a damaged one") from error
+    content = load_plain(path, str(path))
     if not isinstance(content, dict) or content.get("kinet_format") != FORMAT:
         raise InputError(f"{path}: not a kinet checkpoint (weights of a backbone go into model.weights)")
     return Checkpoint(
@@ -95,19 +90,6 @@ def load_model(checkpoint: Checkpoint, source: str) -> KINet:
     """
     checkpoint.config.model.weights = "none"
     model = build_kinet(checkpoint.config.model, len(checkpoint.classes), len(checkpoint.scene_names))
-    load_weights(model, checkpoint.model, source)
+    check_fit(checkpoint.model, model, source)
+    model.load_state_dict(checkpoint.model)
     return model
-
-
-def load_weights(model: KINet, weights: dict[str, torch.Tensor], source: str) -> None:
-    """Fill all of ``model``; one line says what does not fit.
-
-    Raises:
-        InputError: a missing, surplus or differently shaped tensor.
-    """
-    wanted = model.state_dict()
-    wrong = [name for name in wanted if name not in weights or weights[name].shape != wanted[name].shape]
-    wrong += [name for name in weights if name not in wanted]
-    if wrong:
-        raise InputError(f"{source}: of another architecture; {len(wrong)} tensors differ, the first is {wrong[0]}")
-    model.load_state_dict(weights)

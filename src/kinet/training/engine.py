@@ -31,9 +31,10 @@ from kinet.evaluation.metrics import measure
 from kinet.evaluation.protocol import Views, evaluate
 from kinet.models.akg import edge_entropy
 from kinet.models.kinet import KINet, build_kinet
+from kinet.models.zoo import check_fit
 from kinet.progress import Advance, clip_progress
 from kinet.teachers.labelling import Labelling, label_clips
-from kinet.training.checkpoint import Checkpoint, load_weights, save_checkpoint
+from kinet.training.checkpoint import Checkpoint, save_checkpoint
 from kinet.training.criterion import Targets, joint_loss
 from kinet.training.devices import build_fabric, keep_freed_memory
 from kinet.training.optim import build_optimizer, freeze_parameters, set_learning_rate, set_training_mode
@@ -310,7 +311,8 @@ def restore(
     """
     if checkpoint.classes != list(clips.classes):
         raise InputError(f"{source}: the checkpoint knows {len(checkpoint.classes)} other classes than data.train")
-    load_weights(model, checkpoint.model, source)
+    check_fit(checkpoint.model, model, source)
+    model.load_state_dict(checkpoint.model)
     assert checkpoint.training is not None
     optimizer.load_state_dict(checkpoint.training["optimizer"])
     torch.set_rng_state(checkpoint.training["random"])

@@ -12,8 +12,8 @@ from kinet.config import TrainingConfig
 from kinet.models.kinet import KINet, find_block_name
 
 
-def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
-    """SGD with TSN's rules (tsn-pytorch, models.py, ``get_optim_policies``).
+def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """SGD with TSN's rules (tsn-pytorch, models.py, ``get_optim_policies``), or AdamW with the same ones.
 
     Weights: lr and weight decay. Biases of convolutions and linear layers: twice the lr, no decay. Batch
     normalisation: lr, no decay. Frozen parameters are left out.
@@ -32,7 +32,10 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD
         {"params": biases, "lr_factor": 2.0, "weight_decay": 0.0},
         {"params": norms, "lr_factor": 1.0, "weight_decay": 0.0},
     ]
-    return torch.optim.SGD([g for g in groups if g["params"]], lr=config.lr, momentum=config.momentum)
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainingConfig, epoch: int, step: int) -> float:

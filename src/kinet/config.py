@@ -60,7 +60,11 @@ class DataConfig:
     frame_size: tuple[int, int] = (256, 340)
     """Height and width that every frame counts as before cropping, in pixels."""
     input_size: int = 224
-    """Side of the square that the network sees, in pixels."""
+    """Side of the square that the network sees in training, in pixels."""
+    test_input_size: int | None = None
+    """Side of the square that it sees in validation and testing; None is ``input_size``. Up to the frame's shorter
+    side. Somewhat more than ``input_size`` makes up for objects appearing larger in multi-scale crops than in test
+    crops (Touvron et al., "Fixing the train-test resolution discrepancy", NeurIPS 2019)."""
     scales: list[float] = field(default_factory=lambda: [1.0, 0.875, 0.75, 0.66])
     """Sides of the multi-scale crop, as shares of the frame's shorter side."""
     flip: bool = True
@@ -123,6 +127,8 @@ class TrainingConfig:
     """``auto`` is bf16-mixed where the device computes it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0
+    validate_every: int = 1
+    """Epochs between validations; the last epoch is always validated."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
 

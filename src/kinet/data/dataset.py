@@ -140,7 +140,8 @@ class ViewDataset(Dataset["ViewSample | Skipped"]):
         self.manifest = manifest
         self.config = config
         self.segments = views.segments
-        self.crops = view_crops(config.frame_size, config.input_size, views.crops)
+        self.input_size = config.test_input_size or config.input_size
+        self.crops = view_crops(config.frame_size, self.input_size, views.crops)
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -152,7 +153,7 @@ class ViewDataset(Dataset["ViewSample | Skipped"]):
             frames = source.read(test_indices(len(source), self.segments))
         except UnreadableClip as error:
             return Skipped(clip.name, error.cause)
-        crops = [crop_frames(frames, crop, self.config.frame_size, self.config.input_size) for crop in self.crops]
+        crops = [crop_frames(frames, crop, self.config.frame_size, self.input_size) for crop in self.crops]
         return ViewSample(torch.stack(crops, dim=1), clip.label, clip.name)
 
 

@@ -108,7 +108,8 @@ def train(config: Config, *, labelling: Labelling | None = None, resume: str | N
             started = time.perf_counter()
             sampler.set_position(position.epoch, position.batch)
             row = train_epoch(training, loader)
-            if training.val_clips is not None:
+            due = position.epoch % config.training.validate_every == 0 or position.epoch == config.training.epochs
+            if training.val_clips is not None and due:
                 row |= validate(training, training.val_clips)
             position.seconds += time.perf_counter() - started
             finish_epoch(training, row)
@@ -227,10 +228,10 @@ def finish_epoch(training: Training, row: dict[str, float]) -> None:
     """Log the epoch and write the checkpoints."""
     position, run = training.position, training.run
     row = {"epoch": position.epoch, "seconds": position.seconds} | row
-    criterion = row.get("val_top1", float(position.epoch))
-    best = criterion > position.best_top1
+    top1 = row.get("val_top1", -1.0)
+    best = training.val_clips is None or top1 > position.best_top1
     if best:
-        position.best_top1, position.best_epoch = criterion, position.epoch
+        position.best_top1, position.best_epoch = top1, position.epoch
     if training.fabric.is_global_zero:
         log(training, "epoch", row)
         checkpoint = Checkpoint(

@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"kinet: {error}", file=sys.stderr)
         return WRONG_USE
+    except (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:  # a wrong path given
+        print(f"kinet: {error.filename}: {error.strerror}; give another path", file=sys.stderr)
+        return WRONG_USE
     except KeyboardInterrupt:
         print("kinet: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -62,6 +65,7 @@ def build_parser() -> Parser:
     sub.add_argument("folder", type=Path, metavar="DIR")
     sub.add_argument("out", type=Path, metavar="OUT.csv")
     sub.add_argument("--list", type=Path, help="csv with the columns class,video_name: the clips to keep")
+    sub.add_argument("--hold-out", type=float, metavar="SHARE", help="write this share of each class to OUT_val.csv")
     sub.set_defaults(command=manifest)
 
     sub = commands.add_parser(
@@ -103,21 +107,21 @@ def demo(options: argparse.Namespace) -> None:
 
 
 def manifest(options: argparse.Namespace) -> None:
-    from kinet.data.manifest import index_folder, index_frames, write_manifest
+    from kinet.data.manifest import hold_out, index_folder, index_frames, write_manifest
 
     index = index_folder if options.source == "folder" else index_frames
     rows = index(options.folder, options.list)
+    result = {"manifest": str(options.out), "root": str(options.folder), "classes": len({label for _, label in rows})}
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    if options.hold_out is not None:
+        rows, held = hold_out(rows, options.hold_out)
+        val = options.out.with_name(f"{options.out.stem}_val.csv")
+        write_manifest(val, held)
+        result |= {"val": str(val), "val_clips": len(held)}
     write_manifest(options.out, rows)
-    classes = len({label for _, label in rows})
-    result = {
-        "manifest": str(options.out),
-        "root": str(options.folder),
-        "clips": len(rows),
-        "classes": classes,
-    }
+    result["clips"] = len(rows)
     if options.out.parent.resolve() != options.folder.resolve():
-        print(f"paths are relative to {options.folder}: set data.root to it", file=sys.stderr)
+        print(f"paths are relative to {options.folder}: give it as data.root", file=sys.stderr)
     print(json.dumps(result))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
@@ -146,6 +147,31 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
+LIMITS = {
+    "data.frame_size": (1, math.inf),
+    "data.input_size": (1, math.inf),
+    "data.test_input_size": (1, math.inf),
+    "data.scales": (0.01, 1),
+    "data.batch_size": (1, math.inf),
+    "data.workers": (0, math.inf),
+    "loss.action": (0, math.inf),
+    "loss.human": (0, math.inf),
+    "loss.scene": (0, math.inf),
+    "loss.temperature": (0.01, math.inf),
+    "training.epochs": (1, math.inf),
+    "training.lr": (0, math.inf),
+    "training.momentum": (0, 0.9999),
+    "training.weight_decay": (0, math.inf),
+    "training.milestones": (0, math.inf),
+    "training.warmup_steps": (0, math.inf),
+    "training.clip_norm": (1e-6, math.inf),
+    "training.seed": (0, 2**32 - 1),
+    "training.validate_every": (1, math.inf),
+    "training.log_every": (1, math.inf),
+}
+"""The least and the highest value of numbers, and of each number in lists; ``build_kinet`` knows those of the model."""
+
+
 def load_config(path: Path, arguments: Sequence[str] = ()) -> Config:
     """A config from a YAML file and ``--key value`` overrides such as ``--training.lr 0.005``.
 
@@ -175,7 +201,22 @@ def config_from_dict(values: dict[str, Any], source: str) -> Config:
     except (ArgumentError, TypeError, ValueError) as error:
         lines = [line.strip(" -\n") for line in str(error).splitlines()]
         raise InputError(f"{source}: {' '.join(line for line in lines if line)}") from error
-    return Config(**parsed)
+    config = Config(**parsed)
+    check_numbers(config, source)
+    return config
+
+
+def check_numbers(config: Config, source: str) -> None:
+    """Refuse numbers outside of ``LIMITS``."""
+    if not config.data.scales:
+        raise InputError(f"{source}: data.scales: is empty; [1.0] crops at one scale")
+    for key, (least, most) in LIMITS.items():
+        section, name = key.split(".")
+        value = getattr(getattr(config, section), name)
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if number is not None and not least <= number <= most:
+                wanted = f"{least} or more" if most == math.inf else f"{least} to {most}"
+                raise InputError(f"{source}: {key}: {number} is out of range; give {wanted}")
 
 
 def overrides_of(arguments: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -211,7 +252,7 @@ def put(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def check_keys(values: Any, kind: Any, where: str) -> None:
-    """Refuse keys that the dataclass ``kind`` does not have, naming the nearest one that it has."""
+    """Refuse keys that the dataclass ``kind`` does not have, naming the nearest one that it has, and blank ones."""
     dataclasses = [option for option in (kind, *get_args(kind)) if is_dataclass(option)]
     if not dataclasses or values is None:
         return
@@ -222,4 +263,6 @@ def check_keys(values: Any, kind: Any, where: str) -> None:
         if key not in hints:
             nearest = difflib.get_close_matches(str(key), hints, n=1, cutoff=0)[0]
             raise InputError(f"{where}: unknown key {key!r}; nearest is {nearest!r}")
+        if value is None and type(None) not in get_args(hints[key]):
+            raise InputError(f"{where}: {key} has no value; leave its line out to have the default")
         check_keys(value, hints[key], f"{where}: {key}")

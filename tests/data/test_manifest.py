@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kinet.data.manifest import Clip, index_folder, index_frames, read_manifest, write_manifest
+from kinet.data.manifest import Clip, hold_out, index_folder, index_frames, read_manifest, write_manifest
 from kinet.errors import InputError
 
 
@@ -252,3 +252,20 @@ def test_the_shared_splits_fit_their_frames(shared: Path) -> None:
     rows = [index_frames(data / "hmdb25", data / "hmdb25_splits" / f"{split}.csv") for split in sizes]
     assert [len(split) for split in rows] == list(sizes.values())
     assert len({row for split in rows for row in split}) == 1250
+
+
+# Holding clips out
+
+
+def test_hold_out_takes_its_share_of_every_class() -> None:
+    rows = [(f"{label}/{index}.mp4", label) for label in ("a", "b") for index in range(10)] + [("c/0.mp4", "c")]
+    kept, held = hold_out(rows, 0.3)
+    assert sorted(kept + held) == sorted(rows)
+    assert [label for _, label in held] == ["a"] * 3 + ["b"] * 3
+    assert hold_out(rows, 0.3) == (kept, held)
+
+
+@pytest.mark.parametrize(("count", "share"), [(1, 0.5), (10, 0.0), (10, 1.0), (2, 0.1)])
+def test_hold_out_refuses_what_leaves_a_side_empty(count: int, share: float) -> None:
+    with pytest.raises(InputError, match="hold-out"):
+        hold_out([(f"{index}.mp4", "a") for index in range(count)], share)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import difflib
 import os
+import random
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -108,6 +109,28 @@ def write_manifest(path: Path, rows: Iterable[tuple[str, str]]) -> None:
             writer.writerows(rows)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def hold_out(rows: Sequence[tuple[str, str]], share: float) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Part rows (path, label) into those to train on and, of every class, a ``share`` to validate on.
+
+    The same rows give the same parts. At least one clip of a class stays to train on. Clips cut from one source
+    video may come to lie on both sides: part such sets by hand.
+    Raises InputError where ``share`` is not between 0 and 1, or nothing would be held out.
+    """
+    if not 0 < share < 1:
+        raise InputError(f"--hold-out {share}: give a share between 0 and 1, for example 0.2")
+    by_class: dict[str, list[tuple[str, str]]] = {}
+    for row in rows:
+        by_class.setdefault(row[1], []).append(row)
+    rng = random.Random(0)
+    held: set[tuple[str, str]] = set()
+    for label in sorted(by_class):
+        count = min(round(share * len(by_class[label])), len(by_class[label]) - 1)
+        held.update(rng.sample(by_class[label], count))
+    if not held:
+        raise InputError(f"--hold-out {share}: too few clips a class to hold one out; give a larger share")
+    return [row for row in rows if row not in held], [row for row in rows if row in held]
 
 
 def index_folder(folder: Path, keep: Path | None = None) -> list[tuple[str, str]]:

@@ -84,6 +84,7 @@ def run_test(source: Path, options: TestOptions) -> tuple[dict[str, Any], Metric
     out.mkdir(parents=True, exist_ok=True)
     write_scores(out / "scores.npz", scores)
     write_tables(out, metrics, clips.classes)
+    (out / "skipped.csv").unlink(missing_ok=True)  # of an earlier test
     if skipped:
         write_skipped(out / "skipped.csv", skipped)
     result = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
     content = load_plain(path, str(path))
-    if not isinstance(content, dict) or content.get("kinet_format") != FORMAT:
+    if not isinstance(content, dict) or "kinet_format" not in content:
         raise InputError(f"{path}: not a kinet checkpoint (weights of a backbone go into model.weights)")
+    if content["kinet_format"] != FORMAT:
+        raise InputError(f"{path}: a checkpoint of format {content['kinet_format']}, this kinet reads format {FORMAT}")
+    missing = [part.name for part in fields(Checkpoint) if part.name not in content]
+    if missing:
+        raise InputError(f"{path}: an incomplete checkpoint, it has no {missing[0]!r}")
     return Checkpoint(
         config_from_dict(content["config"], source=str(path)),
         content["classes"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,11 @@ from kinet.training.optim import build_optimizer, freeze_parameters, set_learnin
 from kinet.training.run_folder import RunFolder, write_json
 
 console = Console(stderr=True)
+INPUT_ERROR = f"{InputError.__module__}.{InputError.__qualname__}"
 
 
 class NonFiniteLoss(InputError):
-    """The loss became NaN or infinite."""
+    """The loss or its gradient became NaN or infinite."""
 
 
 @dataclass
@@ -97,7 +98,7 @@ def train(config: Config, *, labelling: Labelling | None = None, resume: str | N
 
     Raises:
         InputError: a wrong config or manifest, or a folder that holds a run.
-        NonFiniteLoss: the loss became NaN or infinite. The checkpoints stay as they were.
+        NonFiniteLoss: the loss or its gradient became NaN or infinite. The checkpoints stay as they were.
     """
     training = set_up(config, labelling, resume)
     position, run = training.position, training.run
@@ -141,7 +142,8 @@ def set_up(config: Config, labelling: Labelling | None, resume: str | None) -> T
     optimizer: torch.optim.Optimizer = build_optimizer(model, config.training)
     position = Position()
     if checkpoint is not None:
-        position = restore(checkpoint, model, optimizer, clips, str(run.folder))
+        check_same_training(checkpoint, config, clips.classes, labelling.scene_names)
+        position = restore(checkpoint, model, optimizer, str(run.folder))
     fabric = build_fabric(config)
     wrapped, optimizer = fabric.setup(model, optimizer)
     if fabric.is_global_zero:
@@ -155,7 +157,7 @@ def train_epoch(training: Training, loader: DataLoader[TrainBatch]) -> dict[str,
     set_training_mode(training.model, config.training)
     epoch, window = Means(), Means()
     asked = time.perf_counter()
-    for batch in loader:
+    for batch in with_plain_errors(loader):
         got = time.perf_counter()
         lr = set_learning_rate(training.optimizer, config.training, position.epoch, position.step)
         position.step += 1
@@ -171,8 +173,19 @@ def train_epoch(training: Training, loader: DataLoader[TrainBatch]) -> dict[str,
         if position.step % config.training.log_every == 0 and training.fabric.is_global_zero:
             log(training, "train", {"lr": lr} | window.take())
         asked = time.perf_counter()
+    if not epoch.sums:
+        name, cause = next(iter(run.skipped.items()))
+        raise InputError(f"{training.clips.source}: no clip could be read in a whole epoch; the first, {name}: {cause}")
     position.epoch, position.batch = position.epoch + 1, 0
     return epoch.take()
+
+
+def with_plain_errors(loader: DataLoader[TrainBatch]) -> Iterator[TrainBatch]:
+    """The loader's batches; a worker's InputError without the traceback that the loader puts before its line."""
+    try:
+        yield from loader
+    except InputError as error:
+        raise InputError(str(error).strip().splitlines()[-1].removeprefix(f"{INPUT_ERROR}: ")) from error
 
 
 def training_step(training: Training, clips: Tensor, targets: Targets) -> dict[str, float]:
@@ -182,25 +195,32 @@ def training_step(training: Training, clips: Tensor, targets: Targets) -> dict[s
     output = training.wrapped(clips)
     terms = joint_loss(output, targets, config.loss)
     values = {name: term.item() for name, term in terms.items()}
-    if not all(math.isfinite(value) for value in values.values()):
-        listed = ", ".join(f"{name} {value:g}" for name, value in values.items())
-        raise NonFiniteLoss(
-            f"{config.out}: the loss is not finite at step {training.position.step} ({listed}); lower training.lr or "
-            "set training.precision to 32-true, then go on from the last epoch with --resume auto"
-        )
+    check_finite("loss", values, training)
     fabric.backward(terms["total"])
     norm = fabric.clip_gradients(
         training.wrapped, training.optimizer, max_norm=config.training.clip_norm, error_if_nonfinite=False
     )
-    training.optimizer.step()
-    training.optimizer.zero_grad(set_to_none=True)
     total = values.pop("total")
     values = {"loss": total} | {f"loss_{name}": value for name, value in values.items()}
     if norm is not None:
         values["gradient_norm"] = norm.item()
+        check_finite("gradient", {"norm": values["gradient_norm"]}, training)
+    training.optimizer.step()
+    training.optimizer.zero_grad(set_to_none=True)
     if output.edges is not None:
         values["edge_entropy"] = edge_entropy(output.edges.detach()).item()
     return values
+
+
+def check_finite(what: str, values: dict[str, float], training: Training) -> None:
+    """Stop before the optimiser makes weights, and the epoch's end a checkpoint, of numbers that are none."""
+    if all(math.isfinite(value) for value in values.values()):
+        return
+    listed = ", ".join(f"{name} {value:g}" for name, value in values.items())
+    raise NonFiniteLoss(
+        f"{training.config.out}: the {what} is not finite at step {training.position.step} ({listed}); lower "
+        "training.lr or set training.precision to 32-true, then go on from the last epoch with --resume auto"
+    )
 
 
 def validate(training: Training, clips: Manifest) -> dict[str, float]:
@@ -211,6 +231,7 @@ def validate(training: Training, clips: Manifest) -> dict[str, float]:
         config.data.batch_size,
         collate_fn=collate_views,
         num_workers=config.data.workers,
+        generator=torch.Generator(),  # as in build_loader: how often a run validates must not change its training
     )
     scores, skipped = evaluate(
         training.model,
@@ -302,16 +323,33 @@ def build_loader(training: Training) -> tuple[EpochSampler, DataLoader[TrainBatc
     return sampler, loader
 
 
-def restore(
-    checkpoint: Checkpoint, model: KINet, optimizer: torch.optim.Optimizer, clips: Manifest, source: str
-) -> Position:
+def check_same_training(
+    checkpoint: Checkpoint, config: Config, classes: Sequence[str], scene_names: Sequence[str]
+) -> None:
+    """Refuse to go on with other classes, or with an optimiser of other parameters, than the checkpoint's."""
+    for what, before, now in (
+        ("classes of data.train", checkpoint.classes, classes),
+        ("scenes of teachers.scene", checkpoint.scene_names, scene_names),
+    ):
+        if list(before) != list(now):
+            old = next((name for name in before if name not in now), "none")
+            new = next((name for name in now if name not in before), "none")
+            raise InputError(
+                f"{config.out}: the checkpoint's {len(before)} {what} are not these {len(now)} (gone: {old}; new: "
+                f"{new}); go on with the same, or train anew in another --out"
+            )
+    for key in ("optimizer", "partial_bn", "freeze_until"):
+        before, now = getattr(checkpoint.config.training, key), getattr(config.training, key)
+        if before != now:
+            raise InputError(f"{config.out}: training.{key} is {now}, the checkpoint's was {before}; go on with that")
+
+
+def restore(checkpoint: Checkpoint, model: KINet, optimizer: torch.optim.Optimizer, source: str) -> Position:
     """Put a training back to where a checkpoint was written.
 
     Raises:
-        InputError: the config or the manifest has become another since.
+        InputError: the config's network has become another since.
     """
-    if checkpoint.classes != list(clips.classes):
-        raise InputError(f"{source}: the checkpoint knows {len(checkpoint.classes)} other classes than data.train")
     check_fit(checkpoint.model, model, source)
     model.load_state_dict(checkpoint.model)
     assert checkpoint.training is not None

@@ -32,6 +32,7 @@ class RunFolder:
         self.best = folder / "checkpoints" / "best.pt"
         self.log = folder / "metrics.jsonl"
         self.result = folder / "result.json"
+        self.skip_list = folder / "skipped.csv"
         self.skipped: dict[str, str] = {}
         """Names of the clips that could not be read, with the cause."""
 
@@ -54,13 +55,16 @@ class RunFolder:
         return checkpoint
 
     def begin(self, config: Config, steps_done: int) -> None:
-        """Write what the run is, and forget log lines behind the checkpoint that it goes on from."""
+        """Write what the run is, and forget log lines behind the checkpoint that it goes on from, but not the skipped clips."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "config.yaml").write_text(yaml.safe_dump(to_plain(asdict(config)), sort_keys=False))
         write_json(self.folder / "environment.json", environment())
         if self.log.exists():
             rows = [row for row in read_log(self.log) if row["step"] <= steps_done]
             self.log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        if steps_done and self.skip_list.exists():
+            with self.skip_list.open(newline="", encoding="utf-8") as file:
+                self.skipped = dict(tuple(row) for row in list(csv.reader(file))[1:])
 
     def append(self, row: dict[str, float]) -> None:
         with self.log.open("a") as file:
@@ -71,7 +75,7 @@ class RunFolder:
         new = [(name, cause) for name, cause in clips if name not in self.skipped]
         if new:
             self.skipped.update(new)
-            write_skipped(self.folder / "skipped.csv", list(self.skipped.items()))
+            write_skipped(self.skip_list, list(self.skipped.items()))
         return new
 
 

@@ -21,7 +21,7 @@ class ModelConfig:
     """The network. With ``auxiliaries: []``, ``cbi: []`` and ``akg: none`` it is TSN."""
 
     backbone: str = "resnet50"
-    """resnet18, 34, 50, 101, 152, 200, bn_inception, inception_v3 or mobilenet_v2."""
+    """resnet18, 34, 50, 101, 152, 200, bn_inception, densenet121, inception_v3 or mobilenet_v2."""
     weights: str = "imagenet"
     """``imagenet`` (the official file, fetched and checked), ``imagenet_v2``, a path, or ``none``."""
     auxiliaries: list[Literal["scene", "human"]] = field(default_factory=lambda: ["scene", "human"])

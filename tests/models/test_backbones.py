@@ -14,7 +14,7 @@ from kinet.models.bn_inception import HalvingMaxPool
 from kinet.models.inner_width import inner_channels
 from kinet.models.zoo import BACKBONES
 
-ONE_OF_EACH = ["resnet18", "resnet50", "bn_inception", "inception_v3", "mobilenet_v2"]
+ONE_OF_EACH = ["resnet18", "resnet50", "bn_inception", "densenet121", "inception_v3", "mobilenet_v2"]
 
 
 @cache
@@ -33,6 +33,7 @@ PARAMETERS = {
     "resnet152": 60_192_808,
     "resnet200": 64_673_832,
     "bn_inception": 11_295_240,
+    "densenet121": 7_978_856,
     "inception_v3": 23_834_568,  # torchvision's 27,161,264 less the auxiliary classifier's 3,326,696
     "mobilenet_v2": 3_504_872,
 }
@@ -88,6 +89,15 @@ PUBLISHED_TENSORS = {
         "inception_5b_double_3x3_reduce_bn.weight": (192,),
         "last_linear.weight": (1000, 1024),
     },
+    "densenet121": {
+        "features.conv0.weight": (64, 3, 7, 7),
+        "features.denseblock1.denselayer1.norm1.weight": (64,),
+        "features.denseblock3.denselayer24.conv1.weight": (128, 992, 1, 1),
+        "features.denseblock4.denselayer16.conv2.weight": (32, 128, 3, 3),
+        "features.transition3.conv.weight": (512, 1024, 1, 1),
+        "features.norm5.running_var": (1024,),
+        "classifier.weight": (1000, 1024),
+    },
     "inception_v3": {
         "Conv2d_4a_3x3.conv.weight": (192, 80, 3, 3),
         "Mixed_5b.branch_pool.conv.weight": (32, 192, 1, 1),
@@ -104,7 +114,14 @@ PUBLISHED_TENSORS = {
     },
 }
 # tensors in the published files (Inception V3 without AuxLogits), batch counters included
-PUBLISHED_KEYS = {"resnet18": 122, "resnet50": 320, "resnet152": 932, "inception_v3": 566, "mobilenet_v2": 314}
+PUBLISHED_KEYS = {
+    "resnet18": 122,
+    "resnet50": 320,
+    "resnet152": 932,
+    "densenet121": 727,
+    "inception_v3": 566,
+    "mobilenet_v2": 314,
+}
 
 
 @pytest.mark.parametrize("name", PUBLISHED_TENSORS)
@@ -137,6 +154,7 @@ REFERENCE_SCORES = {
     "resnet18": ([267.6447, 148.9395, 28.9714, -113.6535], 70.87),
     "resnet50": ([67208.375, -2767.1628, 10488.6104, -15730.168], 14147.0),
     "bn_inception": ([5.6961, 2.7436, 0.4320, -1.0384], 2.535),
+    "densenet121": ([8.1733, -0.0220, 1.2911, -2.8643], 2.268),
     "inception_v3": ([-0.4750, 0.0762, 0.0371, -0.6139], 0.4098),
     "mobilenet_v2": ([11.5030, -2.1502, 1.5166, -1.1735], 3.176),
 }
@@ -178,6 +196,7 @@ def test_stages_have_the_units_of_the_papers_tables() -> None:
     assert counts("resnet50") == [1, 3, 4, 6, 3]
     assert counts("resnet200") == [1, 3, 24, 36, 3]
     assert counts("bn_inception") == [1, 1, 2, 5, 3]
+    assert counts("densenet121") == [1, 6, 12, 24, 16]
     assert counts("inception_v3") == [1, 1, 3, 5, 3]
     assert counts("mobilenet_v2") == [1, 3, 3, 7, 5]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from pathlib import Path
 from urllib.error import URLError
@@ -252,3 +253,15 @@ def test_bn_inception_reads_rgb_with_weights_made_for_bgr(tmp_path: Path, monkey
 def test_read_weights_names_the_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.pth"):
         read_weights(tmp_path / "gone.pth")
+
+
+def test_densenets_old_names_are_renewed(tmp_path: Path) -> None:
+    """torchvision's densenet121-a639ec97.pth was written when a layer's parts were called norm.1, conv.2 ..."""
+    network = build_backbone("densenet121")
+    state = network.state_dict()
+    layer = re.compile(r"(denselayer\d+\.(?:norm|conv))([12])")
+    old = {layer.sub(r"\1.\2", key): value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    assert not set(old) & {"features.denseblock1.denselayer1.norm1.weight"}
+    loaded = build_backbone("densenet121", weights=str(save(old, tmp_path / "old.pth")))
+    assert same(loaded, state)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from kinet.errors import InputError
 from kinet.models.backbone import Backbone
 from kinet.models.bn_inception import BNInception
+from kinet.models.densenet import DenseNet121, present_names
 from kinet.models.inception_v3 import InceptionV3
 from kinet.models.mobilenet_v2 import MobileNetV2
 from kinet.models.resnet import LAYOUTS, NARROW_PLANES, ResNet
@@ -31,6 +32,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "resnet10_narrow": partial(ResNet, 10, stage_planes=NARROW_PLANES),  # for the demo; nobody publishes weights
     **{f"resnet{depth}": partial(ResNet, depth) for depth in LAYOUTS if depth != 10},
     "bn_inception": BNInception,
+    "densenet121": DenseNet121,
     "inception_v3": InceptionV3,
     "mobilenet_v2": MobileNetV2,
 }
@@ -55,6 +57,7 @@ OFFICIAL = {
         "imagenet_v2": TORCHVISION + "resnet152-f82ba261.pth",
     },
     "bn_inception": {"imagenet": CADENE + "bn_inception-52deb4733.pth"},
+    "densenet121": {"imagenet": TORCHVISION + "densenet121-a639ec97.pth"},
     "inception_v3": {"imagenet": TORCHVISION + "inception_v3_google-0cc3c7bd.pth"},
     "mobilenet_v2": {
         "imagenet": TORCHVISION + "mobilenet_v2-b0353104.pth",
@@ -137,8 +140,8 @@ def fetch(url: str) -> Path:
 def published_state(name: str, path: Path) -> State:
     """The tensors of a weights file of that backbone under the names and in the conventions of this package.
 
-    Inception V3's auxiliary classifier is left out. BN-Inception's published files have (1, C) for BN's (C,), and
-    their first convolution reads BGR.
+    Inception V3's auxiliary classifier is left out. DenseNet's old names are renewed. BN-Inception's published files
+    have (1, C) for BN's (C,), and their first convolution reads BGR.
 
     Raises:
         InputError: see ``read_weights``.
@@ -146,6 +149,8 @@ def published_state(name: str, path: Path) -> State:
     state = read_weights(path)
     if name == "inception_v3":
         state = {key: tensor for key, tensor in state.items() if not key.startswith("AuxLogits.")}
+    if name == "densenet121":
+        state = present_names(state)
     if name == "bn_inception":
         state = {key: tensor[0] if is_row(key, tensor) else tensor for key, tensor in state.items()}
         if sha256(path).startswith(BGR_FILES) and "conv1_7x7_s2.weight" in state:

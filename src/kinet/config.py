@@ -7,13 +7,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from kinet.errors import InputError
-from kinet.teachers.onnx_teacher import OnnxTeacherConfig
+from kinet.teachers.teacher_config import TeacherConfig
 
 
 @dataclass
@@ -80,9 +80,9 @@ class DataConfig:
 class TeachersConfig:
     """The frozen teachers, whose pseudo labels the auxiliary branches learn."""
 
-    human: OnnxTeacherConfig | None = None
+    human: TeacherConfig | None = None
     """Finds people."""
-    scene: OnnxTeacherConfig | None = None
+    scene: TeacherConfig | None = None
     """Names the scene."""
     labels: Literal["cache", "on_the_fly"] = "cache"
     """``cache``: every frame of the training clips is labelled once, before training. ``on_the_fly``: the sampled
@@ -171,8 +171,19 @@ LIMITS = {
 }
 """The least and the highest value of numbers, and of each number in lists; ``build_kinet`` knows those of the model."""
 
+Limits = dict[str, tuple[float, float]]
+AnyConfig = TypeVar("AnyConfig")
+"""``Config``, or a dataclass of sections like it."""
+
 
 def load_config(path: Path, arguments: Sequence[str] = ()) -> Config:
+    """The config of a training of KINet; see ``read_config``."""
+    config = read_config(path, arguments, Config, LIMITS)
+    check_scales(config.data.scales, str(path))
+    return config
+
+
+def read_config(path: Path, arguments: Sequence[str], kind: type[AnyConfig], limits: Limits) -> AnyConfig:
     """A config from a YAML file and ``--key value`` overrides such as ``--training.lr 0.005``.
 
     Raises:
@@ -185,32 +196,42 @@ def load_config(path: Path, arguments: Sequence[str] = ()) -> Config:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     values = {} if values is None else values
-    check_keys(values, Config, str(path))
+    check_keys(values, kind, str(path))
     for key, value in overrides_of(arguments):
-        put(values, key, value)
-    return config_from_dict(values, source=f"{path} and command line" if arguments else str(path))
+        put(values, key, value, kind)
+    return parse_config(values, f"{path} and command line" if arguments else str(path), kind, limits)
 
 
 def config_from_dict(values: dict[str, Any], source: str) -> Config:
-    """A config from nested plain values; see ``load_config`` for the errors. ``source`` stands in them."""
-    check_keys(values, Config, source)
+    """``parse_config`` of a training of KINet."""
+    config = parse_config(values, source, Config, LIMITS)
+    check_scales(config.data.scales, source)
+    return config
+
+
+def parse_config(values: dict[str, Any], source: str, kind: type[AnyConfig], limits: Limits) -> AnyConfig:
+    """A config from nested plain values; see ``read_config`` for the errors. ``source`` stands in them."""
+    check_keys(values, kind, source)
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Config)
+    parser.add_class_arguments(kind)
     try:
         parsed = parser.instantiate(parser.parse_object(values))
     except (ArgumentError, TypeError, ValueError) as error:
         lines = [line.strip(" -\n") for line in str(error).splitlines()]
         raise InputError(f"{source}: {' '.join(line for line in lines if line)}") from error
-    config = Config(**parsed)
-    check_numbers(config, source)
+    config = kind(**parsed)
+    check_numbers(config, source, limits)
     return config
 
 
-def check_numbers(config: Config, source: str) -> None:
-    """Refuse numbers outside of ``LIMITS``."""
-    if not config.data.scales:
+def check_scales(scales: Sequence[float], source: str) -> None:
+    if not scales:
         raise InputError(f"{source}: data.scales: is empty; [1.0] crops at one scale")
-    for key, (least, most) in LIMITS.items():
+
+
+def check_numbers(config: Any, source: str, limits: Limits) -> None:
+    """Refuse numbers outside of ``limits``, whose keys are ``section.name``."""
+    for key, (least, most) in limits.items():
         section, name = key.split(".")
         value = getattr(getattr(config, section), name)
         for number in value if isinstance(value, list | tuple) else [value]:
@@ -237,13 +258,13 @@ def overrides_of(arguments: Sequence[str]) -> Iterator[tuple[str, Any]]:
             raise InputError(f"command line: --{key}: {text!r} is not YAML") from error
 
 
-def put(values: dict[str, Any], key: str, value: Any) -> None:
+def put(values: dict[str, Any], key: str, value: Any, kind: Any) -> None:
     """Set ``a.b.c`` in nested dicts."""
     *parents, last = key.split(".")
     nested: Any = value
     for name in reversed([*parents, last]):
         nested = {name: nested}
-    check_keys(nested, Config, "command line")
+    check_keys(nested, kind, "command line")
     for name in parents:
         if not isinstance(values.get(name), dict):
             values[name] = {}

@@ -16,7 +16,7 @@ from kinet.data.video import open_clip
 from kinet.errors import InputError
 from kinet.teachers import cache as cache_module
 from kinet.teachers.cache import CachedLabels, LabelCache, clip_key
-from kinet.teachers.onnx_teacher import OnnxTeacher, OnnxTeacherConfig
+from kinet.teachers.onnx_teacher import OnnxTeacher
 from kinet.teachers.teacher import (
     FrameLabels,
     Frames,
@@ -28,6 +28,7 @@ from kinet.teachers.teacher import (
     best_scenes,
     masks_from_probabilities,
 )
+from kinet.teachers.teacher_config import TeacherConfig
 
 
 class HumanTeacher:
@@ -339,8 +340,8 @@ def test_real_teachers_store_little_and_the_same(shared: Path, tmp_path: Path) -
     clips = [Clip(root / name, 0, name) for name in names]
     cache = LabelCache(
         tmp_path,
-        OnnxTeacher(OnnxTeacherConfig(str(shared / "weights/person_prisma.onnx"))),
-        OnnxTeacher(OnnxTeacherConfig(str(shared / "weights/scene_squeezenet_places365.onnx"))),
+        OnnxTeacher(TeacherConfig(str(shared / "weights/person_prisma.onnx"))),
+        OnnxTeacher(TeacherConfig(str(shared / "weights/scene_squeezenet_places365.onnx"))),
     )
     report = cache.fill(clips)
     assert report.frames == 16

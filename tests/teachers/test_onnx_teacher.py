@@ -18,8 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 from kinet.config import load_config
 from kinet.data.video import open_clip
 from kinet.errors import InputError
-from kinet.teachers.onnx_teacher import OnnxTeacher, OnnxTeacherConfig, prepare, read_class_names
+from kinet.teachers.onnx_teacher import OnnxTeacher, prepare
 from kinet.teachers.teacher import MASK_SIZE
+from kinet.teachers.teacher_config import TeacherConfig, read_class_names
 
 RNG = np.random.default_rng(0)
 FRAMES = RNG.integers(0, 256, (5, 30, 41, 3), np.uint8)
@@ -70,12 +71,12 @@ def linear_scene(path: Path, scale: float = 1.0) -> str:
     return save(path, nodes, ["n", 3, 8, 8], ("logits", ["n", 4]), weights=weights)
 
 
-def mask_config(path: str, **settings: Any) -> OnnxTeacherConfig:
-    return replace(OnnxTeacherConfig(path, "human", "unit", "probability"), **settings)
+def mask_config(path: str, **settings: Any) -> TeacherConfig:
+    return replace(TeacherConfig(path, "human", "unit", "probability"), **settings)
 
 
-def scene_config(path: str, **settings: Any) -> OnnxTeacherConfig:
-    return replace(OnnxTeacherConfig(path, "scene", "unit", "logit"), **settings)
+def scene_config(path: str, **settings: Any) -> TeacherConfig:
+    return replace(TeacherConfig(path, "scene", "unit", "logit"), **settings)
 
 
 def triangle_resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -96,7 +97,7 @@ def triangle_resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 @pytest.mark.parametrize("channels", ["rgb", "bgr"])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_input_against_numpy(size: tuple[int, int], scale: Any, channels: Any, layout: Any) -> None:
-    config = OnnxTeacherConfig("", scale=scale, input_size=size, channels=channels, layout=layout)
+    config = TeacherConfig("", scale=scale, input_size=size, channels=channels, layout=layout)
     given = prepare(FRAMES[0], config)
     mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
     offset, width = {"unit": (0, 255), "symmetric": (127.5, 127.5), "imagenet": (mean, std), "byte": (0, 1)}[scale]
@@ -154,7 +155,7 @@ def test_scene_probabilities_give_the_same_labels_as_logits(tmp_path: Path) -> N
 @pytest.mark.parametrize("background", [0, 2])
 def test_person_is_all_but_background(tmp_path: Path, layout: str, background: int) -> None:
     path = parser_logits(tmp_path / "parts.onnx", layout)
-    config = OnnxTeacherConfig(path, "human", "symmetric", "logit", background=background)
+    config = TeacherConfig(path, "human", "symmetric", "logit", background=background)
     frame = np.zeros((1, 16, 16, 3), np.uint8)
     frame[0, :, :8, background] = 255  # background on the left, another part on the right
     frame[0, :, 8:, 1] = 255
@@ -287,7 +288,7 @@ def test_config_from_yaml(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("teachers:\n  human:\n    path: p.onnx\n    scale: unit\n    input_size: [256, 340]\n")
     config = load_config(file, ["--teachers.human.background", "1"]).teachers.human
-    assert config == OnnxTeacherConfig("p.onnx", scale="unit", input_size=(256, 340), background=1)
+    assert config == TeacherConfig("p.onnx", scale="unit", input_size=(256, 340), background=1)
 
 
 def empty(path: Path) -> str:
@@ -350,6 +351,7 @@ def unknown_operator(path: Path) -> str:
         (linear_scene, {}, r"should be the mask of one frame, NCHW .* it is \(1, 4\)"),
         (linear_scene, {"task": "scene"}, "does not sum to 1; set this teacher's activation: logit"),
         (parser_logits, {"background": 3}, "background 3 is none of the 3 channels of 'parts'"),
+        (mean_mask, {"network": "resnet18"}, "network is a setting of PyTorch checkpoints"),
         (not_finite, {"scale": "symmetric", "activation": "logit"}, "values that are not finite"),
     ],
 )
@@ -414,8 +416,8 @@ def first_frames(folder: Path, clips: int) -> np.ndarray:
 
 def test_person_teachers_agree_on_real_frames(shared: Path) -> None:
     frames = first_frames(shared / "data/hmdb25/golf", 12)
-    prisma = OnnxTeacher(OnnxTeacherConfig(str(shared / "weights/person_prisma.onnx"))).label_frames(frames)
-    bodypix = OnnxTeacher(OnnxTeacherConfig(str(shared / "weights/parts_bodypix_s16.onnx"))).label_frames(frames)
+    prisma = OnnxTeacher(TeacherConfig(str(shared / "weights/person_prisma.onnx"))).label_frames(frames)
+    bodypix = OnnxTeacher(TeacherConfig(str(shared / "weights/parts_bodypix_s16.onnx"))).label_frames(frames)
     people, others = prisma > 127, bodypix > 127
     assert 0.03 < people.mean() < 0.3
     overlap = (people & others).sum() / (people | others).sum()
@@ -426,7 +428,7 @@ def test_person_teachers_agree_on_real_frames(shared: Path) -> None:
 
 def test_scene_teacher_knows_golf_courses(shared: Path) -> None:
     weights = shared / "weights"
-    config = OnnxTeacherConfig(
+    config = TeacherConfig(
         str(weights / "scene_squeezenet_places365.onnx"), class_names=str(weights / "categories_places365.txt")
     )
     teacher = OnnxTeacher(config)

@@ -96,22 +96,24 @@ class ImageFolder:
 
     def read(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         wanted = _checked(indices, len(self))
-        frames = {number: self._read_image(self._names[number]) for number in sorted(set(wanted))}
+        frames = {number: read_image(self.path, self._names[number]) for number in sorted(set(wanted))}
         return _stack(self.path, frames, wanted)
 
-    def _read_image(self, name: str) -> Frame:
-        try:
-            data = (self.path / name).read_bytes()
-        except OSError as error:
-            raise UnreadableClip(self.path, f"{name}: {error.strerror}") from error
-        if not data:
-            raise UnreadableClip(self.path, f"{name}: file is empty")
-        try:
-            return _decode_image(data, lambda w, h: _check_size(self.path, w, h))
-        except UnidentifiedImageError as error:
-            raise UnreadableClip(self.path, f"{name}: not an image") from error
-        except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UnreadableClip(self.path, f"{name}: not a readable image ({error})") from error
+
+def read_image(folder: Path, name: str) -> Frame:
+    """An image of a folder, (H, W, 3) uint8 RGB. Raises UnreadableClip of the folder, the name in its cause."""
+    try:
+        data = (folder / name).read_bytes()
+    except OSError as error:
+        raise UnreadableClip(folder, f"{name}: {error.strerror}") from error
+    if not data:
+        raise UnreadableClip(folder, f"{name}: file is empty")
+    try:
+        return _decode_image(data, lambda w, h: _check_size(folder, w, h))
+    except UnidentifiedImageError as error:
+        raise UnreadableClip(folder, f"{name}: not an image") from error
+    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UnreadableClip(folder, f"{name}: not a readable image ({error})") from error
 
 
 def natural_order(name: str) -> tuple[list[tuple[int, str]], str]:
@@ -131,7 +133,7 @@ def _decode_image(data: bytes, check_size: Callable[[int, int], None]) -> Frame:
         check_size(*image.size)
         if image.mode in ("I", "F") or image.mode.startswith("I;"):
             raise ValueError("more than 8 bits a channel")
-        return np.asarray(image.convert("RGB"))
+        return np.array(image.convert("RGB"))
 
 
 class VideoFile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,7 @@ BINS = (1, 2, 3, 6)
 DROPOUT = 0.1
 
 
-@dataclass(frozen=True)
-class PSPOutput:
+class PSPOutput(NamedTuple):
     """Logits (B, C, h, w) at 1/output_stride of the input: ``parts``, and ``auxiliary`` from res4 in training."""
 
     parts: Tensor
@@ -72,7 +71,7 @@ class PSPNet(nn.Module):
 
     def forward(self, images: Tensor) -> PSPOutput:
         """``images``: (B, 3, H, W) uint8 RGB, H and W multiples of the output stride; B > 1 in training."""
-        x = (images.float() / 255 - self.mean) / self.std
+        x = ((images.float() / 255 - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         auxiliary = None
         for name, block in self.backbone.items():
             x = block(x)

@@ -146,15 +146,20 @@ def published_state(name: str, path: Path) -> State:
     Raises:
         InputError: see ``read_weights``.
     """
-    state = read_weights(path)
+    state = renewed_state(name, read_weights(path))
+    if name == "bn_inception" and sha256(path).startswith(BGR_FILES) and "conv1_7x7_s2.weight" in state:
+        state["conv1_7x7_s2.weight"] = state["conv1_7x7_s2.weight"].flip(1)
+    return state
+
+
+def renewed_state(name: str, state: State) -> State:
+    """The tensors under the names and shapes of this package; see ``published_state``."""
     if name == "inception_v3":
         state = {key: tensor for key, tensor in state.items() if not key.startswith("AuxLogits.")}
     if name == "densenet121":
         state = present_names(state)
     if name == "bn_inception":
         state = {key: tensor[0] if is_row(key, tensor) else tensor for key, tensor in state.items()}
-        if sha256(path).startswith(BGR_FILES) and "conv1_7x7_s2.weight" in state:
-            state["conv1_7x7_s2.weight"] = state["conv1_7x7_s2.weight"].flip(1)
     return state
 
 
@@ -178,7 +183,11 @@ def read_weights(path: Path) -> State:
             f"weights {path}: damaged or another file, its SHA-256 begins {digest[: len(expected)]}, not as its name "
             "says; delete it and fetch it again, or rename it if that part of the name is no hash"
         )
-    content = load_plain(path, f"weights {path}")
+    return state_in(load_plain(path, f"weights {path}"), path)
+
+
+def state_in(content: Any, path: Path) -> State:
+    """The state dict that a file's plain values are; see ``read_weights``. Raises InputError."""
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):

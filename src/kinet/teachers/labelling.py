@@ -12,6 +12,8 @@ from kinet.errors import InputError
 from kinet.teachers.cache import CachedLabels, LabelCache
 from kinet.teachers.onnx_teacher import OnnxTeacher
 from kinet.teachers.teacher import LabelSource, Teacher, TeacherLabels
+from kinet.teachers.teacher_config import TORCH_SUFFIXES, TeacherConfig
+from kinet.teachers.torch_teacher import TorchTeacher
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def label_clips(config: TeachersConfig, auxiliaries: Sequence[str], clips: Manif
             raise InputError(
                 f"teachers.{task}: the {task} branch needs one; name it, or take {task} out of model.auxiliaries"
             )
-        teacher = OnnxTeacher(teacher_config)
+        teacher = open_teacher(teacher_config)
         if teacher.task != task:
             raise InputError(f"teachers.{task}: {teacher.name} is a teacher of the task {teacher.task}")
         teachers[task] = teacher
@@ -48,6 +50,13 @@ def label_clips(config: TeachersConfig, auxiliaries: Sequence[str], clips: Manif
     if config.labels == "on_the_fly":
         return Labelling(TeacherLabels(human, scene), scene_names)
     return fill_cache(Path(config.cache), human, scene, clips)
+
+
+def open_teacher(config: TeacherConfig) -> Teacher:
+    """A PyTorch checkpoint if the file's name ends like one, else an ONNX file. Raises InputError."""
+    if Path(config.path).suffix.lower() in TORCH_SUFFIXES:
+        return TorchTeacher(config)
+    return OnnxTeacher(config)
 
 
 def fill_cache(folder: Path, human: Teacher | None, scene: Teacher | None, clips: Manifest) -> Labelling:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +14,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional
 
 from kinet.errors import InputError
 from kinet.teachers.teacher import (
-    BEST_SCENES,
     LABEL_FORMAT,
     MASK_SIZE,
     Frames,
@@ -31,7 +27,10 @@ from kinet.teachers.teacher import (
     best_scenes,
     check_frames,
     masks_from_probabilities,
+    merge_parts,
+    stretch,
 )
+from kinet.teachers.teacher_config import TORCH_ONLY, TeacherConfig, default_threads, refuse_settings, scene_names
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -49,42 +48,6 @@ INPUT_TYPES: dict[str, Any] = {
     "tensor(float16)": np.float16,
     "tensor(uint8)": np.uint8,
 }
-
-
-@dataclass(frozen=True)
-class OnnxTeacherConfig:
-    """What an ONNX teacher takes and gives. Of the files in ``KNOWN_FILES`` only ``path`` need be set."""
-
-    path: str
-    """The ONNX file, weights inside."""
-    task: Task | None = None
-    """human (person masks) or scene (scene classes)."""
-    scale: Literal["unit", "symmetric", "imagenet", "byte"] | None = None
-    """The input's range: unit [0, 1], symmetric [-1, 1], imagenet (unit, less ImageNet's mean, over its
-    deviation), or byte 0..255."""
-    activation: Literal["probability", "logit"] | None = None
-    """What the output is. Logits pass a sigmoid (masks of one channel) or a softmax."""
-    input_size: tuple[int, int] | None = None
-    """Height and width that frames are stretched to. Default: what the file says."""
-    layout: Literal["NCHW", "NHWC"] | None = None
-    """Where the input has its channels. Default: where the file has an axis of 3."""
-    channels: Literal["rgb", "bgr"] = "rgb"
-    """Their order."""
-    output: str | None = None
-    """The output's name. Default: the first output."""
-    mask_layout: Literal["NCHW", "NHWC", "NHW"] | None = None
-    """The axes of a human teacher's output. Default: the input's layout."""
-    background: int = 0
-    """Of a human teacher with several channels, such as one a body part: the one that is no part of a person.
-    P(person) is 1 less its probability."""
-    align_corners: bool | None = None
-    """Whether a mask's outer rows and columns lie on the frame's border. Default: no, at centres of tiles."""
-    class_names: str | None = None
-    """A text file of scene names, one a line in the order of the classes; a line's first word counts."""
-    best: int = BEST_SCENES
-    """Scene classes kept for each frame."""
-    threads: int = 0
-    """Frames labelled at once. 0: one in a DataLoader's worker, elsewhere one a core. No label depends on it."""
 
 
 KNOWN_FILES: dict[str, dict[str, Any]] = {
@@ -112,7 +75,7 @@ KNOWN_FILES: dict[str, dict[str, Any]] = {
 }
 """Settings of files by their SHA-256; they fill the fields that a config leaves out."""
 
-NOT_LABELS = ("path", "class_names", "threads")
+NOT_LABELS = ("path", "class_names", "threads", *TORCH_ONLY)
 """Settings that do not change a label and so stay out of the fingerprint."""
 
 
@@ -127,9 +90,12 @@ class OnnxTeacher:
     file's shapes, an output that is not one label a frame, onnxruntime not installed.
     """
 
-    def __init__(self, config: OnnxTeacherConfig) -> None:
+    def __init__(self, config: TeacherConfig) -> None:
         self.path = Path(config.path).expanduser()
         self.name = self.path.name
+        refuse_settings(
+            config, TORCH_ONLY, f"{self.name}: {{}} is a setting of PyTorch checkpoints, this is an ONNX file"
+        )
         model = read_model(self.path)
         self.file_hash = hashlib.sha256(model).hexdigest()
         self.session: Any = open_session(model, self.name)
@@ -139,7 +105,9 @@ class OnnxTeacher:
         self.fingerprint = fingerprint(self.config, self.file_hash)
         grey = self._run(np.full((32, 32, 3), 128, np.uint8))
         self.classes = 2 if self.task == "human" else len(grey)
-        self.class_names = self._class_names()
+        self.class_names = (
+            ("background", "person") if self.task == "human" else scene_names(config, self.classes, self.name)
+        )
 
     def label_frames(self, frames: Frames) -> Masks | tuple[SceneClasses, SceneScores]:
         """See ``Teacher.label_frames``. Raises InputError where the network's values are not finite."""
@@ -172,18 +140,6 @@ class OnnxTeacher:
         if hashlib.sha256(model).hexdigest() != self.file_hash:
             raise InputError(f"{self.path}: this teacher's file was changed while it was in use; start again")
         self.session = open_session(model, self.name)
-
-    def _class_names(self) -> tuple[str, ...]:
-        if self.task == "human":
-            return ("background", "person")
-        if self.config.class_names is None:
-            return tuple(str(number) for number in range(self.classes))
-        names = read_class_names(Path(self.config.class_names).expanduser())
-        if len(names) != self.classes:
-            raise InputError(
-                f"{self.config.class_names}: {len(names)} names, but {self.name} has {self.classes} classes"
-            )
-        return names
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "session": None}
@@ -228,7 +184,7 @@ def open_session(model: bytes, name: str) -> Any:
         raise InputError(f"{name}: onnxruntime cannot open this teacher: {one_line(error)}") from error
 
 
-def run_session(session: Any, config: OnnxTeacherConfig, image: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+def run_session(session: Any, config: TeacherConfig, image: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
     """The config's output for ``image``."""
     _, errors = import_onnxruntime(name)
     try:
@@ -244,7 +200,7 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def complete(config: OnnxTeacherConfig, file_hash: str, session: Any, name: str) -> OnnxTeacherConfig:
+def complete(config: TeacherConfig, file_hash: str, session: Any, name: str) -> TeacherConfig:
     """``config`` with every field set: its own value, the known file's, or what the file's shapes say."""
     known = KNOWN_FILES.get(file_hash, {})
     if config.task is not None and known.get("task", config.task) != config.task:
@@ -276,7 +232,7 @@ def complete(config: OnnxTeacherConfig, file_hash: str, session: Any, name: str)
 
 
 def complete_input(
-    config: OnnxTeacherConfig, inputs: list[Any], name: str
+    config: TeacherConfig, inputs: list[Any], name: str
 ) -> tuple[Literal["NCHW", "NHWC"], tuple[int, int]]:
     """The layout and the size (H, W) of the one input, after the config and the file's shape."""
     if len(inputs) != 1:
@@ -302,28 +258,25 @@ def complete_input(
     return layout, (height, width)
 
 
-def fingerprint(config: OnnxTeacherConfig, file_hash: str) -> str:
+def fingerprint(config: TeacherConfig, file_hash: str) -> str:
     """SHA-256 over the file and every completed setting that changes a label."""
     settings = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in NOT_LABELS}
     text = json.dumps({"format": LABEL_FORMAT, "file": file_hash, **settings}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def prepare(frame: npt.NDArray[np.uint8], config: OnnxTeacherConfig) -> npt.NDArray[np.float32]:
+def prepare(frame: npt.NDArray[np.uint8], config: TeacherConfig) -> npt.NDArray[np.float32]:
     """A frame (H, W, 3) uint8 RGB as the network's input, (1, 3, h, w) or (1, h, w, 3)."""
     assert config.input_size is not None
     assert config.scale is not None
-    image = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None]
-    image = functional.interpolate(image, config.input_size, mode="bilinear", antialias=True)
+    image = stretch(frame, config.input_size)
     scaled = SCALES[config.scale](image.permute(0, 2, 3, 1).numpy().astype(np.float32))
     if config.channels == "bgr":
         scaled = scaled[..., ::-1]
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2) if config.layout == "NCHW" else scaled)
 
 
-def person_probability(
-    output: npt.NDArray[np.float32], config: OnnxTeacherConfig, name: str
-) -> npt.NDArray[np.float32]:
+def person_probability(output: npt.NDArray[np.float32], config: TeacherConfig, name: str) -> npt.NDArray[np.float32]:
     """P(person) (h, w) from the output for one frame."""
     layout = config.mask_layout
     assert layout is not None
@@ -337,17 +290,13 @@ def person_probability(
         raise InputError(
             f"{name}: background {config.background} is none of the {len(channels)} channels of '{config.output}'"
         )
-    if config.activation == "logit":
-        logits = torch.from_numpy(np.ascontiguousarray(channels))
-        channels = (logits.sigmoid() if len(logits) == 1 else logits.softmax(0)).numpy()
-    elif channels.min() < -1e-3 or channels.max() > 1 + 1e-3:
+    if config.activation == "probability" and (channels.min() < -1e-3 or channels.max() > 1 + 1e-3):
         raise InputError(f"{name}: output '{config.output}' is outside [0, 1]; set this teacher's activation: logit")
-    person: npt.NDArray[np.float32] = channels[0] if len(channels) == 1 else 1 - channels[config.background]
-    return person
+    return merge_parts(channels, logits=config.activation == "logit", background=config.background)
 
 
 def scene_log_probabilities(
-    output: npt.NDArray[np.float32], config: OnnxTeacherConfig, name: str
+    output: npt.NDArray[np.float32], config: TeacherConfig, name: str
 ) -> npt.NDArray[np.float32]:
     """Log-probabilities (classes,) from the output for one frame."""
     if output.ndim != 2 or output.shape[0] != 1 or output.shape[1] < 2:
@@ -357,22 +306,3 @@ def scene_log_probabilities(
     if output.min() < -1e-3 or abs(output.sum() - 1) > 1e-2:
         raise InputError(f"{name}: output '{config.output}' does not sum to 1; set this teacher's activation: logit")
     return torch.from_numpy(output[0]).clamp(min=1e-12).log().numpy()
-
-
-def read_class_names(path: Path) -> tuple[str, ...]:
-    """The first word of each line; Places365's ``/a/airfield 0`` gives ``airfield``."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the class names: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: the class names are not UTF-8 text") from error
-    words = [line.split()[0] for line in lines if line.strip()]
-    return tuple(re.sub("^/[a-z]/", "", word) for word in words)
-
-
-def default_threads() -> int:
-    """The cores this process may use; one in a DataLoader's worker, which has neighbours."""
-    if torch.utils.data.get_worker_info() is not None:
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

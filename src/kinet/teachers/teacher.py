@@ -128,6 +128,25 @@ def scene_labels(teacher: Teacher, frames: Frames) -> tuple[SceneClasses, SceneS
     return labels
 
 
+def stretch(frame: npt.NDArray[np.uint8], size: tuple[int, int]) -> torch.Tensor:
+    """A frame (H, W, 3) uint8 as (1, 3, *size) uint8: bilinear, antialiased."""
+    image = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None]
+    return functional.interpolate(image, size, mode="bilinear", antialias=True)
+
+
+def merge_parts(channels: npt.NDArray[np.float32], *, logits: bool, background: int = 0) -> npt.NDArray[np.float32]:
+    """P(person) (h, w) of a parser's channels (C, h, w), whatever its parts are.
+
+    One channel is P(person) itself, or its logit. Of several, such as LIP's 19 parts or BodyPix's 24, P(person) is 1
+    less the probability of ``background``.
+    """
+    if logits:
+        values = torch.from_numpy(np.ascontiguousarray(channels))
+        channels = (values.sigmoid() if len(values) == 1 else values.softmax(0)).numpy()
+    person: npt.NDArray[np.float32] = channels[0] if len(channels) == 1 else 1 - channels[background]
+    return person
+
+
 def masks_from_probabilities(person: npt.NDArray[np.float32], align_corners: bool = False) -> Masks:
     """P(person) over the whole frame, (N, h, w) float32 at any resolution, as masks (N, 64, 85) uint8.
 

@@ -34,7 +34,6 @@ class Checkpoint:
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write atomically: an interruption leaves the file that was there before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "kinet_format": FORMAT,
         "config": asdict(checkpoint.config),
@@ -44,6 +43,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "results": checkpoint.results,
         "training": checkpoint.training,
     }
+    write_whole(path, content)
+
+
+def write_whole(path: Path, content: dict[str, Any]) -> None:
+    """``torch.save`` that leaves the file that was there before where it is interrupted."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
         torch.save(content, file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -12,6 +13,8 @@ from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
 from kinet.config import Config
 from kinet.errors import InputError
+
+Precision = Literal["auto", "bf16-mixed", "32-true"]
 
 # mallopt's parameters, from glibc's malloc.h
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -26,12 +29,15 @@ def build_fabric(config: Config, *, log: bool = True) -> Fabric:
     Raises:
         InputError: ``training.device`` is cuda and there is none.
     """
-    device = config.training.device
+    return make_fabric(config.training.device, config.training.precision, config.out if log else None)
+
+
+def make_fabric(device: str, precision: Precision, log_folder: str | None) -> Fabric:
+    """The same from single settings; TensorBoard files go into ``log_folder``."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("training.device: cuda is not available here; set it to auto or cpu")
-    precision = config.training.precision
     if precision == "auto":
         precision = "bf16-mixed" if computes_bf16(device) else "32-true"
     fabric = Fabric(
@@ -39,7 +45,7 @@ def build_fabric(config: Config, *, log: bool = True) -> Fabric:
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
         precision=precision,
-        loggers=TensorBoardLogger(root_dir=config.out, name="tensorboard", version="") if log else None,
+        loggers=TensorBoardLogger(root_dir=log_folder, name="tensorboard", version="") if log_folder else None,
     )
     fabric.launch()
     return fabric

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import yaml
 
-from kinet.config import Config
 from kinet.errors import InputError
 from kinet.training.checkpoint import Checkpoint, load_checkpoint
 
@@ -42,20 +41,29 @@ class RunFolder:
         Raises:
             InputError: without ``resume``, the folder holds a run; or the checkpoint can't be resumed.
         """
+        path = self.find_resumed(resume)
+        if path is None:
+            return None
+        checkpoint = load_checkpoint(path)
+        if checkpoint.training is None:
+            raise InputError(f"{path}: holds a model without its training state; resume from last.pt")
+        return checkpoint
+
+    def find_resumed(self, resume: str | None) -> Path | None:
+        """The file that ``resume`` (auto, a path, or None) stands for; see ``find_checkpoint``."""
         if resume is None:
             if self.log.exists() or self.last.exists():
                 raise InputError(f"{self.folder}: holds a run; go on with --resume auto, or choose another --out")
             return None
         if resume == "auto" and not self.last.exists():
             return None
-        path = self.last if resume == "auto" else Path(resume)
-        checkpoint = load_checkpoint(path)
-        if checkpoint.training is None:
-            raise InputError(f"{path}: holds a model without its training state; resume from last.pt")
-        return checkpoint
+        return self.last if resume == "auto" else Path(resume)
 
-    def begin(self, config: Config, steps_done: int) -> None:
-        """Write what the run is, and forget log lines behind the checkpoint that it goes on from, but not the skipped clips."""
+    def begin(self, config: Any, steps_done: int) -> None:
+        """Write what the run is, a dataclass, and forget log lines behind the checkpoint that it goes on from.
+
+        The skipped clips are not forgotten.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "config.yaml").write_text(yaml.safe_dump(to_plain(asdict(config)), sort_keys=False))
         write_json(self.folder / "environment.json", environment())
@@ -64,7 +72,7 @@ class RunFolder:
             self.log.write_text("".join(json.dumps(row) + "\n" for row in rows))
         if steps_done and self.skip_list.exists():
             with self.skip_list.open(newline="", encoding="utf-8") as file:
-                self.skipped = dict(tuple(row) for row in list(csv.reader(file))[1:])
+                self.skipped = {row["path"]: row["cause"] for row in csv.DictReader(file)}
 
     def append(self, row: dict[str, float]) -> None:
         with self.log.open("a") as file:

@@ -13,7 +13,8 @@ from kinet.errors import InputError
 from kinet.models.kinet import build_kinet
 from kinet.training.run_folder import to_plain
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
+FOLDER = Path(__file__).parent.parent / "configs"
+CONFIGS = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "teach")
 
 
 def write(folder: Path, text: str) -> Path:

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
         parsed, rest = build_parser().parse_known_args(arguments)
-        if rest and parsed.command not in (train, info):
+        if rest and parsed.command not in (train, teach, info):
             raise InputError(f"unknown argument {rest[0]!r} (see kinet {parsed.name} --help)")
         parsed.overrides = rest
         parsed.command(parsed)
@@ -77,6 +77,17 @@ def build_parser() -> Parser:
     sub.add_argument("config", type=Path, metavar="CONFIG")
     sub.add_argument("--resume", metavar="auto|CHECKPOINT", help="go on with the run in its folder, or a checkpoint")
     sub.set_defaults(command=train)
+
+    sub = commands.add_parser(
+        "teach",
+        help="train a teacher: human (parsing) or scene",
+        epilog="Any key of the config can follow as --key value, for example --training.epochs 40 --out runs/mine",
+        allow_abbrev=False,
+    )
+    sub.add_argument("task", choices=("human", "scene"))
+    sub.add_argument("config", type=Path, metavar="CONFIG")
+    sub.add_argument("--resume", metavar="auto|CHECKPOINT", help="go on with the run in its folder, or a checkpoint")
+    sub.set_defaults(command=teach)
 
     sub = commands.add_parser("test", help="test a run or a checkpoint", allow_abbrev=False)
     sub.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT")
@@ -130,6 +141,14 @@ def train(options: argparse.Namespace) -> None:
     from kinet.training.engine import train as run_training
 
     print(json.dumps(run_training(load_config(options.config, options.overrides), resume=options.resume)))
+
+
+def teach(options: argparse.Namespace) -> None:
+    from kinet.teachers.teach import teach as run_teaching
+    from kinet.teachers.teach_config import load_teach_config
+
+    config = load_teach_config(options.task, options.config, options.overrides)
+    print(json.dumps(run_teaching(config, resume=options.resume)))
 
 
 def test(options: argparse.Namespace) -> None:

@@ -14,21 +14,25 @@ Advance = Callable[[int, str], None]
 
 
 class Rate(ProgressColumn):
-    """Clips a second."""
+    """Clips, or other ``unit``, a second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f} clips/s", style="progress.data.speed")
+        return Text("" if speed is None else f"{speed:.1f} {self.unit}/s", style="progress.data.speed")
 
 
 @contextmanager
-def clip_progress(what: str, total: int, done: int = 0) -> Iterator[Advance]:
+def clip_progress(what: str, total: int, done: int = 0, unit: str = "clips") -> Iterator[Advance]:
     """Show progress over ``total`` clips, of which ``done`` were done before."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        Rate(),
+        Rate(unit),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )

@@ -78,8 +78,8 @@ def folder_pairs(folder: Path) -> list[Pair]:
     Raises:
         InputError: no such folders, no images, or an image without a mask.
     """
-    masks = {path.stem: path for path in list_images(folder / "masks") if path.suffix.lower() in (".png", ".bmp")}
     images = list_images(folder / "images")
+    masks = {path.stem: path for path in list_images(folder / "masks") if path.suffix.lower() in (".png", ".bmp")}
     missing = [path for path in images if path.stem not in masks]
     if missing:
         raise InputError(

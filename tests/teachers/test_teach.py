@@ -215,6 +215,37 @@ def test_parts_can_be_kept_apart(people: Path, tmp_path: Path) -> None:
     assert TorchTeacher(TeacherConfig(result["teacher"])).classes == 2  # merged again
 
 
+def test_a_resumed_training_may_have_other_batches_and_more_epochs(people: Path, tmp_path: Path) -> None:
+    """The rate goes by the share of epochs done, not by steps, which larger batches make fewer of."""
+    config = human_config(people, tmp_path / "run")
+    config.data.batch_size, config.training.epochs = 2, 2
+    teach(config)
+    config.data.batch_size, config.training.epochs, config.training.log_every = 12, 4, 1
+    teach(config, resume="auto")
+    rates = [row["lr"] for row in read_log(tmp_path / "run/metrics.jsonl") if "lr" in row]
+    assert rates[-2:] == pytest.approx([0.003 * 0.5**0.9, 0.003 * 0.25**0.9])
+
+
+def test_lips_parts_merged_or_apart(tmp_path: Path) -> None:
+    (tmp_path / "train_id.txt").write_text("a\nb\n")
+    (tmp_path / "val_id.txt").write_text("c\n")
+    config = tmp_path / "c.yaml"
+    config.write_text(f"data: {{layout: lip, root: {tmp_path}}}\n")
+    merged, apart, own = (
+        module.parsing_data(load_teach_config("human", config, arguments).data)  # type: ignore[arg-type]
+        for arguments in (
+            [],
+            ["--data.parts", "[lip]"],
+            ["--data.parts", "[back, l, r]", "--data.mirrored", "[[1, 2]]"],
+        )
+    )
+    assert (merged[0].names, merged[0].merged) == (("background", "person"), True)
+    assert (len(apart[0].names), apart[0].merged, apart[0].mirrored[0]) == (20, False, (14, 15))
+    assert (own[0].names, own[0].mirrored) == (("back", "l", "r"), ((1, 2),))
+    assert [pair.image.stem for pair in merged[1]] == ["a", "b"]
+    assert [pair.mask.name for pair in merged[2]] == ["c.png"]
+
+
 def test_poly_schedule_and_groups() -> None:
     config = HumanTeachConfig(network=ParserConfig("resnet10_narrow", "none", width=16))
     network = build_network(config, 2)

@@ -107,8 +107,8 @@ def teach(config: TeachConfig, *, resume: str | None = None) -> dict[str, Any]:
             sampler.set_position(progress.epoch, 0)
             network.train()
             means, window = Means(), Means()
-            for batch in loader:
-                lr = set_learning_rate(optimizer, config, progress.step / steps)
+            for number, batch in enumerate(loader):
+                lr = set_learning_rate(optimizer, config, (progress.epoch + number / sampler.batches) / settings.epochs)
                 progress.step += 1
                 report_skipped(run.skip(batch.skipped))
                 if batch.images is not None and len(batch.images) >= LEAST_BATCH:

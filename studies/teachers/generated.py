@@ -2,7 +2,7 @@
 
     python studies/teachers/generated.py [--work runs/teachers_study]
 
-Draws 480 + 96 images of 192 x 256 (other seeds for the held-out ones) into folders of images and masks, trains with
+Draws 720 + 96 images of 192 x 256 (other seeds for the held-out ones) into folders of images and masks, trains with
 configs/teach/human_folder_small.yaml, and writes generated.json beside this file and pspnet_generated_miou (0 to 1,
 the last epoch's) into summary.json. An interrupted training goes on.
 """
@@ -28,14 +28,14 @@ from kinet.training.run_folder import read_log, write_json
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent.parent / "configs/teach/human_folder_small.yaml"
 SIZE = (192, 256)
-SPLITS = {"train": (480, 0), "val": (96, 1)}
+SPLITS = {"train": (720, 0), "val": (96, 1)}
 """Images and seed of each."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/teachers_study"))
-    parser.add_argument("--images", type=int, help="training images, for a quick look (480)")
+    parser.add_argument("--images", type=int, help="training images, for a quick look (720)")
     parser.add_argument("--epochs", type=int, help="for a quick look")
     options = parser.parse_args()
     for split, (count, seed) in SPLITS.items():

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kinet.config import load_config
+from kinet.data.manifest import Clip
 from kinet.errors import InputError
 from kinet.models.zoo import BACKBONES
+from kinet.teachers.cache import CachedLabels, LabelCache
 from kinet.teachers.labelling import open_teacher
 from kinet.teachers.teach_config import (
     HumanTeachConfig,
@@ -174,6 +177,26 @@ def test_other_processes_give_the_same_labels(tmp_path: Path, method: str) -> No
         there = pool.apply_async(teacher.label_frames, (FRAMES,)).get(timeout=120)
     assert np.array_equal(here[0], there[0])
     assert np.array_equal(here[1], there[1])
+
+
+def test_cached_labels_are_those_made_in_a_loading_process(tmp_path: Path) -> None:
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for number, frame in enumerate(FRAMES):
+        Image.fromarray(frame).save(folder / f"{number}.png")
+    clip = Clip(folder, 0, "clip")
+    human = TorchTeacher(TeacherConfig(parser(tmp_path / "p.pt")))
+    scene = TorchTeacher(TeacherConfig(scene_net(tmp_path / "s.pt")))
+    cache = LabelCache(tmp_path / "labels", human, scene)
+    assert cache.fill([clip]).frames == 4
+    indices = np.array([3, 0])
+    cached = CachedLabels(cache)
+    kept = cached.labels(clip, indices, FRAMES[indices])
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        made = pool.apply_async(cached.teachers.labels, (clip, indices, FRAMES[indices])).get(timeout=120)
+    assert cached.computed == 0
+    for before, now in zip(astuple(kept), astuple(made), strict=True):
+        assert np.array_equal(before, now)
 
 
 def test_fingerprint_is_of_weights_and_settings(tmp_path: Path) -> None:

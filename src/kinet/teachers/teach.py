@@ -24,7 +24,7 @@ from kinet.data.sources import lip
 from kinet.errors import InputError
 from kinet.models.pspnet import PSPNet, parsing_loss
 from kinet.models.zoo import check_fit
-from kinet.progress import clip_progress
+from kinet.progress import Advance, clip_progress
 from kinet.teachers.measure import Autocast, parsing_scores, scene_scores
 from kinet.teachers.teach_config import HumanTeachConfig, ParsingDataConfig, SceneTeachConfig, TeachConfig
 from kinet.teachers.teacher_checkpoint import SceneNet, TeacherCheckpoint, build_network, load_teacher, save_teacher
@@ -65,6 +65,21 @@ class Progress:
     seconds: float = 0.0
 
 
+@dataclass
+class Teaching:
+    """Everything that a training holds."""
+
+    config: TeachConfig
+    task: Task
+    run: RunFolder
+    fabric: Fabric
+    network: PSPNet | SceneNet
+    wrapped: nn.Module
+    """The network as Fabric runs it."""
+    optimizer: torch.optim.Optimizer
+    progress: Progress
+
+
 def teach(config: TeachConfig, *, resume: str | None = None) -> dict[str, Any]:
     """Train a teacher, and return what ``result.json`` holds.
 
@@ -80,53 +95,19 @@ def teach(config: TeachConfig, *, resume: str | None = None) -> dict[str, Any]:
     Raises:
         InputError: a wrong config or data, a folder that holds a run, or a loss that is not finite.
     """
-    keep_freed_memory()
-    run = RunFolder(Path(config.out))
-    path = run.find_resumed(resume)
-    checkpoint = load_teacher(path) if path is not None else None
-    task = human_task(config) if isinstance(config, HumanTeachConfig) else scene_task(config)
-    settings = config.training
-    torch.manual_seed(settings.seed)
-    network = build_network(config, len(task.class_names))
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs leave it out
-    optimizer = build_optimizer(network, config)
-    progress = Progress()
-    if checkpoint is not None:
-        progress = restore(checkpoint, network, optimizer, task, str(path))
-    fabric = make_fabric(settings.device, settings.precision, config.out)
-    wrapped, optimizer = fabric.setup(network, optimizer)
-    if fabric.is_global_zero:
-        run.begin(config, progress.step)
-
-    sampler, loader = build_loader(task, config, fabric)
-    steps = sampler.batches * settings.epochs
-    images = config.data.batch_size
+    teaching = set_up(config, resume)
+    task, run, progress = teaching.task, teaching.run, teaching.progress
+    sampler, loader = build_loader(teaching)
+    steps, images = sampler.batches * config.training.epochs, config.data.batch_size
     with clip_progress("teach", steps * images, progress.step * images, "images") as advance:
-        while progress.epoch < settings.epochs:
+        while progress.epoch < config.training.epochs:
             started = time.perf_counter()
             sampler.set_position(progress.epoch, 0)
-            network.train()
-            means, window = Means(), Means()
-            for number, batch in enumerate(loader):
-                lr = set_learning_rate(optimizer, config, (progress.epoch + number / sampler.batches) / settings.epochs)
-                progress.step += 1
-                report_skipped(run.skip(batch.skipped))
-                if batch.images is not None and len(batch.images) >= LEAST_BATCH:
-                    loss = training_step(fabric, wrapped, optimizer, batch, task, f"{config.out}, step {progress.step}")
-                    means.add({"loss": loss})
-                    window.add({"loss": loss})
-                advance(images, f"epoch {progress.epoch + 1}  loss {means.mean('loss'):.3f}")
-                if progress.step % settings.log_every == 0 and fabric.is_global_zero and window.sums:
-                    log(run, fabric, progress, "train", {"lr": lr} | window.take())
-            if not means.sums:
-                name, cause = next(iter(run.skipped.items()), ("data", "fewer than two images"))
-                raise InputError(f"{config.out}: no two images could be read in a whole epoch; {name}: {cause}")
-            progress.epoch += 1
-            row = means.take()
+            row = train_epoch(teaching, loader, sampler.batches, advance)
             if task.val is not None:
-                row |= validate(task, task.val, network, config, fabric, run)
+                row |= validate(teaching, task.val)
             progress.seconds += time.perf_counter() - started
-            finish_epoch(task, config, network, optimizer, progress, fabric, run, row)
+            finish_epoch(teaching, row)
     result = {
         "epochs": progress.epoch,
         "best_epoch": progress.best_epoch,
@@ -135,9 +116,116 @@ def teach(config: TeachConfig, *, resume: str | None = None) -> dict[str, Any]:
         "skipped": len(run.skipped),
         "teacher": str(run.best),
     }
-    if fabric.is_global_zero:
+    if teaching.fabric.is_global_zero:
         write_json(run.result, result)
     return result
+
+
+def set_up(config: TeachConfig, resume: str | None) -> Teaching:
+    """Open the data, build network and optimiser, and go to where the last session stopped."""
+    keep_freed_memory()
+    run = RunFolder(Path(config.out))
+    path = run.find_resumed(resume)
+    checkpoint = load_teacher(path) if path is not None else None
+    task = human_task(config) if isinstance(config, HumanTeachConfig) else scene_task(config)
+    torch.manual_seed(config.training.seed)
+    network = build_network(config, len(task.class_names))
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs leave it out
+    optimizer = build_optimizer(network, config)
+    progress = Progress()
+    if checkpoint is not None:
+        progress = restore(checkpoint, network, optimizer, task, str(path))
+    fabric = make_fabric(config.training.device, config.training.precision, config.out)
+    wrapped, optimizer = fabric.setup(network, optimizer)
+    if fabric.is_global_zero:
+        run.begin(config, progress.step)
+    return Teaching(config, task, run, fabric, network, wrapped, optimizer, progress)
+
+
+def train_epoch(teaching: Teaching, loader: DataLoader[Any], batches: int, advance: Advance) -> dict[str, float]:
+    """One epoch of ``batches``; returns the mean loss."""
+    config, run, progress = teaching.config, teaching.run, teaching.progress
+    teaching.network.train()
+    epoch, window = Means(), Means()
+    for number, batch in enumerate(loader):
+        done = (progress.epoch + number / batches) / config.training.epochs
+        lr = set_learning_rate(teaching.optimizer, config, done)
+        progress.step += 1
+        report_skipped(run.skip(batch.skipped))
+        if batch.images is not None and len(batch.images) >= LEAST_BATCH:
+            loss = training_step(teaching, batch)
+            epoch.add({"loss": loss})
+            window.add({"loss": loss})
+        advance(config.data.batch_size, f"epoch {progress.epoch + 1}  loss {epoch.mean('loss'):.3f}")
+        if progress.step % config.training.log_every == 0 and window.sums:
+            log(teaching, "train", {"lr": lr} | window.take())
+    if not epoch.sums:
+        name, cause = next(iter(run.skipped.items()), ("data", "fewer than two images"))
+        raise InputError(f"{config.out}: no two images could be read in a whole epoch; {name}: {cause}")
+    progress.epoch += 1
+    return epoch.take()
+
+
+def training_step(teaching: Teaching, batch: Batch) -> float:
+    """Forward, backward, update; the loss."""
+    images, targets = teaching.fabric.to_device((batch.images, batch.targets))
+    loss = teaching.task.loss(teaching.wrapped(images), targets)
+    value = loss.item()
+    if not math.isfinite(value):
+        raise InputError(
+            f"{teaching.config.out}: the loss is {value} at step {teaching.progress.step}; lower training.lr or set"
+            " training.precision to 32-true, then go on from the last epoch with --resume auto"
+        )
+    teaching.fabric.backward(loss)
+    teaching.optimizer.step()
+    teaching.optimizer.zero_grad(set_to_none=True)
+    return value
+
+
+def validate(teaching: Teaching, images: Dataset[Any]) -> dict[str, float]:
+    """The scores on the validation images."""
+    loader: DataLoader[Any] = DataLoader(
+        images,
+        teaching.task.val_batch,
+        collate_fn=collate,
+        num_workers=teaching.config.data.workers,
+        generator=torch.Generator(),  # takes nothing from the network's random numbers
+    )
+    row, skipped = teaching.task.scores(teaching.network, loader, teaching.fabric.autocast)
+    report_skipped(teaching.run.skip(skipped))
+    return row
+
+
+def finish_epoch(teaching: Teaching, row: dict[str, float]) -> None:
+    """Log the epoch and write the checkpoints."""
+    task, run, progress = teaching.task, teaching.run, teaching.progress
+    row = {"epoch": progress.epoch, "seconds": progress.seconds} | row
+    score = row.get(task.best, -1.0)
+    best = task.val is None or score > progress.best
+    if best:
+        progress.best, progress.best_epoch = score, progress.epoch
+    log(teaching, "epoch", row)
+    if teaching.fabric.is_global_zero:
+        checkpoint = TeacherCheckpoint(teaching.config, list(task.class_names), teaching.network.state_dict(), row)
+        if best:
+            save_teacher(run.best, checkpoint)
+        checkpoint.training = {
+            "optimizer": teaching.optimizer.state_dict(),
+            "progress": asdict(progress),
+            "random": torch.get_rng_state(),
+        }
+        save_teacher(run.last, checkpoint)
+        shown = "  ".join(f"{name} {row[name]:.4g}" for name in row if name not in ("epoch", "seconds"))
+        console.print(f"epoch {progress.epoch}/{teaching.config.training.epochs}  {shown}", highlight=False)
+    teaching.fabric.barrier()
+
+
+def log(teaching: Teaching, kind: str, row: dict[str, float]) -> None:
+    """A row into metrics.jsonl and TensorBoard. Rows of epochs have the key ``epoch``."""
+    step = teaching.progress.step
+    if teaching.fabric.is_global_zero:
+        teaching.run.append({"step": step} | row)
+    teaching.fabric.log_dict({f"{kind}/{name}": value for name, value in row.items()}, step=step)
 
 
 def human_task(config: HumanTeachConfig) -> Task:
@@ -224,83 +312,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, config: TeachConfig, don
     return lr
 
 
-def training_step(
-    fabric: Fabric, wrapped: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, task: Task, where: str
-) -> float:
-    """Forward, backward, update; the loss."""
-    images, targets = fabric.to_device((batch.images, batch.targets))
-    loss = task.loss(wrapped(images), targets)
-    value = loss.item()
-    if not math.isfinite(value):
-        raise InputError(f"{where}: the loss is {value}; lower training.lr or set training.precision to 32-true")
-    fabric.backward(loss)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return value
-
-
-def validate(
-    task: Task,
-    images: Dataset[Any],
-    network: PSPNet | SceneNet,
-    config: TeachConfig,
-    fabric: Fabric,
-    run: RunFolder,
-) -> dict[str, float]:
-    """The scores on the validation images."""
-    loader: DataLoader[Any] = DataLoader(
-        images,
-        task.val_batch,
-        collate_fn=collate,
-        num_workers=config.data.workers,
-        generator=torch.Generator(),  # takes nothing from the network's random numbers
-    )
-    row, skipped = task.scores(network, loader, fabric.autocast)
-    report_skipped(run.skip(skipped))
-    return row
-
-
-def finish_epoch(
-    task: Task,
-    config: TeachConfig,
-    network: PSPNet | SceneNet,
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-    fabric: Fabric,
-    run: RunFolder,
-    row: dict[str, float],
-) -> None:
-    """Log the epoch and write the checkpoints."""
-    row = {"epoch": progress.epoch, "seconds": progress.seconds} | row
-    score = row.get(task.best, -1.0)
-    best = task.val is None or score > progress.best
-    if best:
-        progress.best, progress.best_epoch = score, progress.epoch
-    if fabric.is_global_zero:
-        log(run, fabric, progress, "epoch", row)
-        checkpoint = TeacherCheckpoint(config, list(task.class_names), network.state_dict(), row)
-        if best:
-            save_teacher(run.best, checkpoint)
-        checkpoint.training = {
-            "optimizer": optimizer.state_dict(),
-            "progress": asdict(progress),
-            "random": torch.get_rng_state(),
-        }
-        save_teacher(run.last, checkpoint)
-        shown = "  ".join(f"{name} {row[name]:.4g}" for name in row if name not in ("epoch", "seconds"))
-        console.print(f"epoch {progress.epoch}/{config.training.epochs}  {shown}", highlight=False)
-    fabric.barrier()
-
-
-def log(run: RunFolder, fabric: Fabric, progress: Progress, kind: str, row: dict[str, float]) -> None:
-    """A row into metrics.jsonl and TensorBoard. Rows of epochs have the key ``epoch``."""
-    run.append({"step": progress.step} | row)
-    fabric.log_dict({f"{kind}/{name}": value for name, value in row.items()}, step=progress.step)
-
-
-def build_loader(task: Task, config: TeachConfig, fabric: Fabric) -> tuple[EpochSampler, DataLoader[Any]]:
+def build_loader(teaching: Teaching) -> tuple[EpochSampler, DataLoader[Any]]:
     """The loader of the training images, and the sampler that tells it the epoch."""
-    data = config.data
+    task, config, fabric, data = teaching.task, teaching.config, teaching.fabric, teaching.config.data
     count = len(task.train)  # type: ignore[arg-type]  # torch's Dataset has no __len__, these have
     sampler = EpochSampler(
         count, data.batch_size, config.training.seed, rank=fabric.global_rank, ranks=fabric.world_size

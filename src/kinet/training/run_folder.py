@@ -60,10 +60,7 @@ class RunFolder:
         return self.last if resume == "auto" else Path(resume)
 
     def begin(self, config: Any, steps_done: int) -> None:
-        """Write what the run is, a dataclass, and forget log lines behind the checkpoint that it goes on from.
-
-        The skipped clips are not forgotten.
-        """
+        """Write what the run is; of the run that it goes on with, drop log lines behind the checkpoint."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "config.yaml").write_text(yaml.safe_dump(to_plain(asdict(config)), sort_keys=False))
         write_json(self.folder / "environment.json", environment())

@@ -40,12 +40,17 @@ TSN = Config(
     data=DataConfig(frame_size=(96, 128), input_size=88, batch_size=16, workers=1),
     loss=LossConfig(action=1.0, human=1.0, scene=0.1),
     training=TrainingConfig(
-        epochs=24, lr=0.05, milestones=[16, 21], weight_decay=5e-4, warmup_steps=30, precision="32-true", device="cpu"
+        epochs=24,
+        lr=0.03,
+        milestones=[15, 21],
+        weight_decay=5e-4,
+        warmup_steps=30,
+        clip_norm=10,
+        precision="32-true",
+        device="cpu",
     ),
 )
-KINET = replace(
-    TSN, model=replace(TSN.model, auxiliaries=["scene", "human"], cbi=["res4", "res5"], akg="dot", akg_scale=True)
-)
+KINET = replace(TSN, model=replace(TSN.model, auxiliaries=["scene", "human"], cbi=["res4"], akg="dot", akg_scale=True))
 RUNS = {"TSN": TSN, "KINet": KINET}
 
 

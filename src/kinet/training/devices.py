@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import sys
 
@@ -34,6 +35,7 @@ def build_fabric(config: Config, *, log: bool = True) -> Fabric:
     precision = config.training.precision
     if precision == "auto":
         precision = "bf16-mixed" if computes_bf16(device) else "32-true"
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=device,
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import torch
@@ -11,31 +12,35 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from kinet.config import TrainingConfig
 from kinet.models.kinet import KINet, find_block_name
 
+CLASSIFIERS = ("classifier", "scene_classifier")
+
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """SGD with TSN's rules (tsn-pytorch, models.py, ``get_optim_policies``), or AdamW with the same ones.
 
     Weights: lr and weight decay. Biases of convolutions and linear layers: twice the lr, no decay. Batch
-    normalisation: lr, no decay. Frozen parameters are left out.
+    normalisation: lr, no decay. The classifiers' rates are ``classifier_lr`` times as high. Frozen parameters are left
+    out.
     """
-    weights: list[nn.Parameter] = []
-    biases: list[nn.Parameter] = []
-    norms: list[nn.Parameter] = []
-    for module in model.modules():
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for path, module in model.named_modules():
+        faster = config.classifier_lr if path in CLASSIFIERS else 1.0
         for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad:
-                continue
-            kind = norms if isinstance(module, _BatchNorm) else biases if name == "bias" else weights
-            kind.append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": weights, "lr_factor": 1.0, "weight_decay": config.weight_decay},
-        {"params": biases, "lr_factor": 2.0, "weight_decay": 0.0},
-        {"params": norms, "lr_factor": 1.0, "weight_decay": 0.0},
+            if isinstance(module, _BatchNorm):
+                rule = (faster, 0.0)
+            elif name == "bias":
+                rule = (2 * faster, 0.0)
+            else:
+                rule = (faster, config.weight_decay)
+            if parameter.requires_grad:
+                groups[rule].append(parameter)
+    settings: list[dict[str, Any]] = [
+        {"params": parameters, "lr_factor": factor, "weight_decay": decay}
+        for (factor, decay), parameters in groups.items()
     ]
-    groups = [group for group in groups if group["params"]]
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+        return torch.optim.AdamW(settings, lr=config.lr, betas=(config.momentum, 0.999))
+    return torch.optim.SGD(settings, lr=config.lr, momentum=config.momentum)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainingConfig, epoch: int, step: int) -> float:

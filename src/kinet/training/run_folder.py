@@ -55,7 +55,7 @@ class RunFolder:
         return checkpoint
 
     def begin(self, config: Config, steps_done: int) -> None:
-        """Write what the run is, and forget log lines behind the checkpoint that it goes on from, but not the skipped clips."""
+        """Write what the run is; of the run that it goes on with, drop log lines behind the checkpoint."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "config.yaml").write_text(yaml.safe_dump(to_plain(asdict(config)), sort_keys=False))
         write_json(self.folder / "environment.json", environment())
@@ -64,7 +64,7 @@ class RunFolder:
             self.log.write_text("".join(json.dumps(row) + "\n" for row in rows))
         if steps_done and self.skip_list.exists():
             with self.skip_list.open(newline="", encoding="utf-8") as file:
-                self.skipped = dict(tuple(row) for row in list(csv.reader(file))[1:])
+                self.skipped = {row["path"]: row["cause"] for row in csv.DictReader(file)}
 
     def append(self, row: dict[str, float]) -> None:
         with self.log.open("a") as file:

@@ -109,11 +109,9 @@ class TrainingConfig:
     """The optimiser and its schedule; the defaults are the paper's for Kinetics."""
 
     epochs: int = 70
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """``adamw`` needs fewer steps, which suits small sets; ``momentum`` is its first beta."""
     lr: float = 0.01
-    classifier_lr: float = 1.0
-    """Multiplies the rate of both classifiers, which start from nothing (5 is TSM's ``fc_lr5``)."""
+    new_layers_lr: float = 1.0
+    """Multiplies the rate of the layers without pretrained weights: CBI, graph, human decoder, classifiers."""
     momentum: float = 0.9
     weight_decay: float = 1e-5
     milestones: list[int] = field(default_factory=lambda: [20, 40, 60])
@@ -122,9 +120,6 @@ class TrainingConfig:
     """Steps over which the learning rate rises from zero."""
     clip_norm: float = 40.0
     """Largest norm of the gradient."""
-    fit_classifier: bool = False
-    """Before the first epoch, fit the action classifier to the pretrained features (linear probing, then fine-tuning:
-    Kumar et al., ICLR 2022). It saves a small set the epochs in which the classifier is found."""
     partial_bn: bool = False
     """Freeze all batch normalisations of the backbone but the first."""
     freeze_until: str | None = None

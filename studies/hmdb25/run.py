@@ -21,8 +21,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 RUNS = Path("runs/hmdb25_study")
-VIEWS = ("8x2", "3x1")
-"""All frames and their mirror images, which the summary reports; and what a validation during training sees."""
+VIEWS = ("8x2",)
+"""All frames and their mirror images."""
 KINET = [sys.executable, "-m", "kinet.cli"]
 
 

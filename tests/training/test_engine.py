@@ -221,14 +221,14 @@ def change_classes(config: Config, toy: ToySet, folder: Path) -> Config:
     ("change", "expected"),
     [
         (change_classes, "3 classes of data.train are not these 3 (gone: hiking; new: climbing)"),
-        (lambda config, *_: with_training(config, optimizer="adamw"), "training.optimizer is adamw"),
+        (lambda config, *_: with_training(config, new_layers_lr=5.0), "training.new_layers_lr is 5.0"),
         (lambda config, *_: with_training(config, partial_bn=True), "training.partial_bn is True"),
         (
             lambda config, *_: replace(config, model=replace(config.model, backbone="resnet18")),
             "shared.stem_1.0.weight is",
         ),
     ],
-    ids=["classes", "optimizer", "partial_bn", "backbone"],
+    ids=["classes", "new_layers_lr", "partial_bn", "backbone"],
 )
 def test_what_cannot_go_on_is_refused(
     toy: ToySet,

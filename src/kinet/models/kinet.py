@@ -155,15 +155,12 @@ class KINet(nn.Module):
 
     def classify(self, nodes: Tensor) -> tuple[Tensor, Tensor | None]:
         """Action scores of windows, from their nodes (B, N, K, d): (B, C), and the edges (B, N, K * N) if any."""
-        features, edges = self.gather(nodes)
-        return self.classifier(self.dropout(features)), edges
-
-    def gather(self, nodes: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the classifier sees of windows, from their nodes (B, N, K, d): (B, d), and the edges if any."""
+        edges = None
         if self.graph is None:
-            return nodes[:, :, 0].mean(dim=1), None
-        action, edges = self.graph(nodes)
-        return action.mean(dim=1), edges
+            action = nodes[:, :, 0]
+        else:
+            action, edges = self.graph(nodes)
+        return self.classifier(self.dropout(action.mean(dim=1))), edges
 
     def to_channels_last(self) -> KINet:
         """Lay out the convolutions' weights as ``features`` lays out its input. Returns self."""

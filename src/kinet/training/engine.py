@@ -28,14 +28,13 @@ from kinet.data.dataset import (
 from kinet.data.manifest import Manifest, read_manifest
 from kinet.errors import InputError
 from kinet.evaluation.metrics import measure
-from kinet.evaluation.protocol import ViewBatch, Views, evaluate
+from kinet.evaluation.protocol import Views, evaluate
 from kinet.models.akg import edge_entropy
 from kinet.models.kinet import KINet, build_kinet
 from kinet.models.zoo import check_fit
 from kinet.progress import Advance, clip_progress
 from kinet.teachers.labelling import Labelling, label_clips
 from kinet.training.checkpoint import Checkpoint, save_checkpoint
-from kinet.training.classifier_fit import fit_classifier
 from kinet.training.criterion import Targets, joint_loss
 from kinet.training.devices import build_fabric, keep_freed_memory
 from kinet.training.optim import build_optimizer, freeze_parameters, set_learning_rate, set_training_mode
@@ -147,9 +146,6 @@ def set_up(config: Config, labelling: Labelling | None, resume: str | None) -> T
         position = restore(checkpoint, model, optimizer, str(run.folder))
     fabric = build_fabric(config)
     wrapped, optimizer = fabric.setup(model, optimizer)
-    if config.training.fit_classifier and checkpoint is None:
-        console.print("fitting the classifier to the pretrained features", highlight=False)
-        fit_classifier(fabric, model, view_loader(clips, config))
     if fabric.is_global_zero:
         run.begin(config, position.step)
     return Training(config, run, fabric, model, wrapped, optimizer, clips, val_clips, labelling, position)
@@ -230,20 +226,6 @@ def check_finite(what: str, values: dict[str, float], training: Training) -> Non
 def validate(training: Training, clips: Manifest) -> dict[str, float]:
     """Accuracy on the validation clips, N_seg segments and the centre crop of each, in per cent."""
     config = training.config
-    scores, skipped = evaluate(
-        training.model,
-        view_loader(clips, config),
-        classes=clips.classes,
-        batch_images=config.data.batch_size * config.model.segments,
-        autocast=training.fabric.autocast,
-    )
-    report_skipped(training.run.skip(skipped))
-    metrics = measure(scores.scores, scores.labels, clips.classes)
-    return {"val_top1": metrics.top1, "val_top5": metrics.top5, "val_mean_class": metrics.mean_class}
-
-
-def view_loader(clips: Manifest, config: Config) -> DataLoader[ViewBatch]:
-    """N_seg segments and the centre crop of each clip, in the manifest's order."""
     loader: DataLoader[Any] = DataLoader(
         ViewDataset(clips, config.data, Views(config.model.segments, 1)),
         config.data.batch_size,
@@ -251,7 +233,16 @@ def view_loader(clips: Manifest, config: Config) -> DataLoader[ViewBatch]:
         num_workers=config.data.workers,
         generator=torch.Generator(),  # as in build_loader: how often a run validates must not change its training
     )
-    return loader
+    scores, skipped = evaluate(
+        training.model,
+        loader,
+        classes=clips.classes,
+        batch_images=config.data.batch_size * config.model.segments,
+        autocast=training.fabric.autocast,
+    )
+    report_skipped(training.run.skip(skipped))
+    metrics = measure(scores.scores, scores.labels, clips.classes)
+    return {"val_top1": metrics.top1, "val_top5": metrics.top5, "val_mean_class": metrics.mean_class}
 
 
 def finish_epoch(training: Training, row: dict[str, float]) -> None:
@@ -347,7 +338,7 @@ def check_same_training(
                 f"{config.out}: the checkpoint's {len(before)} {what} are not these {len(now)} (gone: {old}; new: "
                 f"{new}); go on with the same, or train anew in another --out"
             )
-    for key in ("optimizer", "partial_bn", "freeze_until"):
+    for key in ("new_layers_lr", "partial_bn", "freeze_until"):
         before, now = getattr(checkpoint.config.training, key), getattr(config.training, key)
         if before != now:
             raise InputError(f"{config.out}: training.{key} is {now}, the checkpoint's was {before}; go on with that")

@@ -12,19 +12,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from kinet.config import TrainingConfig
 from kinet.models.kinet import KINet, find_block_name
 
-CLASSIFIERS = ("classifier", "scene_classifier")
 
-
-def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """SGD with TSN's rules (tsn-pytorch, models.py, ``get_optim_policies``), or AdamW with the same ones.
+def build_optimizer(model: KINet, config: TrainingConfig) -> torch.optim.SGD:
+    """SGD with TSN's rules (tsn-pytorch, models.py, ``get_optim_policies``).
 
     Weights: lr and weight decay. Biases of convolutions and linear layers: twice the lr, no decay. Batch
-    normalisation: lr, no decay. The classifiers' rates are ``classifier_lr`` times as high. Frozen parameters are left
-    out.
+    normalisation: lr, no decay. Rates of layers that are not the backbone's are ``new_layers_lr`` times as high. Frozen
+    parameters are left out.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
-    for path, module in model.named_modules():
-        faster = config.classifier_lr if path in CLASSIFIERS else 1.0
+    pretrained = set(model.backbone_modules())
+    for module in model.modules():
+        faster = 1.0 if module in pretrained else config.new_layers_lr
         for name, parameter in module.named_parameters(recurse=False):
             if isinstance(module, _BatchNorm):
                 rule = (faster, 0.0)
@@ -38,8 +37,6 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
         {"params": parameters, "lr_factor": factor, "weight_decay": decay}
         for (factor, decay), parameters in groups.items()
     ]
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(settings, lr=config.lr, betas=(config.momentum, 0.999))
     return torch.optim.SGD(settings, lr=config.lr, momentum=config.momentum)
 
 

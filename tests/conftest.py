@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from kinet.config import Config, DataConfig, LossConfig, ModelConfig, TrainingConfig
@@ -18,6 +19,7 @@ from kinet.teachers.labelling import Labelling
 from kinet.teachers.teacher import FrameLabels, Frames, best_scenes, masks_from_probabilities
 from kinet.training.engine import train
 
+torch.set_num_threads(1)  # networks are tiny here: threads that wait for each other cost more, on a busy machine 20 x
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

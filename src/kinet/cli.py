@@ -177,6 +177,8 @@ def info(options: argparse.Namespace) -> None:
     from kinet.config import load_config
     from kinet.info import print_info
 
+    if options.classes < 1:
+        raise InputError(f"--classes {options.classes}: give the number of actions, 1 or more")
     print_info(load_config(options.config, options.overrides), options.classes, as_json=options.json)
 
 

@@ -109,9 +109,9 @@ class TrainingConfig:
     """The optimiser and its schedule; the defaults are the paper's for Kinetics."""
 
     epochs: int = 70
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """``adamw`` needs fewer steps, which suits small sets; ``momentum`` is its first beta."""
     lr: float = 0.01
+    new_layers_lr: float = 1.0
+    """Multiplies the rate of the layers without pretrained weights: CBI, graph, human decoder, classifiers."""
     momentum: float = 0.9
     weight_decay: float = 1e-5
     milestones: list[int] = field(default_factory=lambda: [20, 40, 60])
@@ -160,6 +160,7 @@ LIMITS = {
     "loss.temperature": (0.01, math.inf),
     "training.epochs": (1, math.inf),
     "training.lr": (0, math.inf),
+    "training.new_layers_lr": (0, math.inf),
     "training.momentum": (0, 0.9999),
     "training.weight_decay": (0, math.inf),
     "training.milestones": (0, math.inf),

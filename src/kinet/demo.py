@@ -13,7 +13,14 @@ from rich.console import Console
 
 from kinet.config import Config, DataConfig, LossConfig, ModelConfig, TrainingConfig
 from kinet.data.dataset import ViewDataset, ViewSample
-from kinet.data.generated import CLIPS_PER_ACTION, SCENES, generated_clips, teacher_samples, write_generated_set
+from kinet.data.generated import (
+    ACTIONS,
+    CLIPS_PER_ACTION,
+    SCENES,
+    generated_clips,
+    teacher_samples,
+    write_generated_set,
+)
 from kinet.data.manifest import Manifest, read_manifest
 from kinet.errors import InputError
 from kinet.evaluation.metrics import Metrics
@@ -40,12 +47,17 @@ TSN = Config(
     data=DataConfig(frame_size=(96, 128), input_size=88, batch_size=16, workers=1),
     loss=LossConfig(action=1.0, human=1.0, scene=0.1),
     training=TrainingConfig(
-        epochs=24, lr=0.05, milestones=[16, 21], weight_decay=5e-4, warmup_steps=30, precision="32-true", device="cpu"
+        epochs=30,
+        lr=0.03,
+        milestones=[19, 26],
+        weight_decay=5e-4,
+        warmup_steps=30,
+        clip_norm=10,
+        precision="32-true",
+        device="cpu",
     ),
 )
-KINET = replace(
-    TSN, model=replace(TSN.model, auxiliaries=["scene", "human"], cbi=["res4", "res5"], akg="dot", akg_scale=True)
-)
+KINET = replace(TSN, model=replace(TSN.model, auxiliaries=["scene", "human"], cbi=["res4"], akg="dot", akg_scale=True))
 RUNS = {"TSN": TSN, "KINet": KINET}
 
 
@@ -79,7 +91,7 @@ def run_demo(out: Path, *, seed: int = 0, clips_per_action: dict[str, int] | Non
     started = time.perf_counter()
 
     clips_per_action = clips_per_action or CLIPS_PER_ACTION
-    with clip_progress("generating clips", 8 * sum(clips_per_action.values())) as advance:
+    with clip_progress("generating clips", len(ACTIONS) * sum(clips_per_action.values())) as advance:
         manifests = write_generated_set(
             out / "clips", clips_per_action=clips_per_action, seed=seed, progress=lambda done, total: advance(1, "")
         )

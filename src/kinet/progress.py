@@ -27,7 +27,7 @@ class Rate(ProgressColumn):
 
 @contextmanager
 def clip_progress(what: str, total: int, done: int = 0, unit: str = "clips") -> Iterator[Advance]:
-    """Show progress over ``total`` clips, of which ``done`` were done before."""
+    """Show progress over ``total`` clips, of which ``done`` were done before; nothing where stderr is no terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -36,7 +36,8 @@ def clip_progress(what: str, total: int, done: int = 0, unit: str = "clips") -> 
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
         task = progress.add_task(what, total=total, completed=done, note="")
 
         def advance(clips: int, note: str = "") -> None:

@@ -37,7 +37,7 @@ def loss_of(model: KINet, frames: Tensor) -> Tensor:
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
 def test_every_backbone_makes_a_kinet(backbone: str) -> None:
     with torch.device("meta"):
-        model = build_kinet(replace(SMALL, backbone=backbone), CLASSES, SCENES)
+        model = build_kinet(replace(SMALL, backbone=backbone, cbi=["res4", "res5_1"]), CLASSES, SCENES)
         size = 96
         frames = torch.empty(2, 3, 3, size, size)
         output = model(frames)
@@ -55,7 +55,7 @@ def test_at_the_start_the_action_branch_is_the_backbone(backbone: str) -> None:
     torch.manual_seed(0)
     reference = build_backbone(backbone).eval().double()
     torch.manual_seed(0)
-    model = build_kinet(replace(SMALL, backbone=backbone), CLASSES, SCENES).eval().double()
+    model = build_kinet(replace(SMALL, backbone=backbone, cbi=["res4", "res5_1"]), CLASSES, SCENES).eval().double()
     frames = clips(96)[0].double()
     mean, std = (torch.tensor(x, dtype=torch.float64).view(3, 1, 1) for x in (reference.mean, reference.std))
     x = (frames / 255 - mean) / std

@@ -40,6 +40,19 @@ def test_rules_per_kind_of_parameter() -> None:
     assert counted == len(list(model.parameters()))
 
 
+def test_layers_without_pretrained_weights_can_go_faster() -> None:
+    model, config = network(), replace(CONFIG, new_layers_lr=5.0)
+    optimizer = build_optimizer(model, config)
+    set_learning_rate(optimizer, config, epoch=0, step=100)
+    assert model.graph is not None
+    assert model.scene_classifier is not None
+    assert rule_of(optimizer, model.shared["stem_1"][0].weight) == (0.01, 1e-5)  # type: ignore[index,union-attr,arg-type]
+    assert rule_of(optimizer, model.cbi["res4_1"].reduce.weight) == (0.05, 1e-5)  # type: ignore[union-attr,arg-type]
+    assert rule_of(optimizer, model.graph.weight.weight) == (0.05, 1e-5)
+    assert rule_of(optimizer, model.classifier.bias) == (0.1, 0)
+    assert rule_of(optimizer, model.scene_classifier.weight) == (0.05, 1e-5)
+
+
 def test_learning_rate_drops_at_the_milestones_and_rises_in_the_warm_up() -> None:
     config = replace(CONFIG, milestones=[20, 40, 60], warmup_steps=4)
     optimizer = build_optimizer(network(), config)

@@ -47,7 +47,7 @@ ACTIONS = (
 )
 ACTION_NAMES = tuple(action.name for action in ACTIONS)
 
-CLIPS_PER_ACTION = {"train": 30, "val": 4, "test": 10}
+CLIPS_PER_ACTION = {"train": 45, "val": 4, "test": 20}
 SIZE = (96, 128)  # H, W
 FRAMES = 16
 FRAMES_PER_SECOND = 12

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from kinet.config import Config
+from kinet.config import LIMITS, Config, check_numbers
 from kinet.data.dataset import ViewDataset, collate_views
 from kinet.data.manifest import Manifest, read_manifest
 from kinet.errors import InputError
@@ -57,6 +57,7 @@ def run_test(source: Path, options: TestOptions) -> tuple[dict[str, Any], Metric
     clips = test_clips(config, options, checkpoint.classes)
     out = options.out or run_of(source) / "test" / f"{clips.source.stem}_{options.views}"
     config.data.workers = config.data.workers if options.workers is None else options.workers
+    check_numbers(config, "test", LIMITS)
     config.training.precision = options.precision or config.training.precision  # type: ignore[assignment]
     config.training.device = options.device or "auto"  # type: ignore[assignment]
     fabric = build_fabric(config, log=False)

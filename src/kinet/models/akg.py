@@ -96,6 +96,6 @@ def edge_entropy(edges: Tensor) -> Tensor:
     Args:
         edges: (B, A, N), rows that sum to 1.
     """
-    entropy = torch.special.entr(edges).sum(dim=2).mean()
+    entropy: Tensor = torch.special.entr(edges).sum(dim=2).mean()
     maximum = torch.log(torch.tensor(float(edges.shape[2])))
     return entropy / maximum.clamp(min=1e-12).to(entropy.device)

@@ -104,7 +104,7 @@ class KINet(nn.Module):
         if HUMAN in branches:
             levels = last_blocks_by_stride(branches[HUMAN])
             self.human_levels = [block.name for block in levels]
-            self.human_decoder = HumanDecoder([block.channels for block in levels])
+            self.human_decoder = HumanDecoder([block.channels for block in levels], [block.stride for block in levels])
 
     @property
     def branches(self) -> tuple[str, ...]:

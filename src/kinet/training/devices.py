@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import sys
 from typing import Literal
@@ -40,6 +41,7 @@ def make_fabric(device: str, precision: Precision, log_folder: str | None) -> Fa
         raise InputError("training.device: cuda is not available here; set it to auto or cpu")
     if precision == "auto":
         precision = "bf16-mixed" if computes_bf16(device) else "32-true"
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=device,
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),

@@ -338,7 +338,7 @@ def check_same_training(
                 f"{config.out}: the checkpoint's {len(before)} {what} are not these {len(now)} (gone: {old}; new: "
                 f"{new}); go on with the same, or train anew in another --out"
             )
-    for key in ("optimizer", "partial_bn", "freeze_until"):
+    for key in ("new_layers_lr", "partial_bn", "freeze_until"):
         before, now = getattr(checkpoint.config.training, key), getattr(config.training, key)
         if before != now:
             raise InputError(f"{config.out}: training.{key} is {now}, the checkpoint's was {before}; go on with that")

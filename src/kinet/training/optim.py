@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import torch
@@ -12,30 +13,31 @@ from kinet.config import TrainingConfig
 from kinet.models.kinet import KINet, find_block_name
 
 
-def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """SGD with TSN's rules (tsn-pytorch, models.py, ``get_optim_policies``), or AdamW with the same ones.
+def build_optimizer(model: KINet, config: TrainingConfig) -> torch.optim.SGD:
+    """SGD with TSN's rules (tsn-pytorch, models.py, ``get_optim_policies``).
 
     Weights: lr and weight decay. Biases of convolutions and linear layers: twice the lr, no decay. Batch
-    normalisation: lr, no decay. Frozen parameters are left out.
+    normalisation: lr, no decay. Rates of layers that are not the backbone's are ``new_layers_lr`` times as high. Frozen
+    parameters are left out.
     """
-    weights: list[nn.Parameter] = []
-    biases: list[nn.Parameter] = []
-    norms: list[nn.Parameter] = []
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    pretrained = set(model.backbone_modules())
     for module in model.modules():
+        faster = 1.0 if module in pretrained else config.new_layers_lr
         for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad:
-                continue
-            kind = norms if isinstance(module, _BatchNorm) else biases if name == "bias" else weights
-            kind.append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": weights, "lr_factor": 1.0, "weight_decay": config.weight_decay},
-        {"params": biases, "lr_factor": 2.0, "weight_decay": 0.0},
-        {"params": norms, "lr_factor": 1.0, "weight_decay": 0.0},
+            if isinstance(module, _BatchNorm):
+                rule = (faster, 0.0)
+            elif name == "bias":
+                rule = (2 * faster, 0.0)
+            else:
+                rule = (faster, config.weight_decay)
+            if parameter.requires_grad:
+                groups[rule].append(parameter)
+    settings: list[dict[str, Any]] = [
+        {"params": parameters, "lr_factor": factor, "weight_decay": decay}
+        for (factor, decay), parameters in groups.items()
     ]
-    groups = [group for group in groups if group["params"]]
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+    return torch.optim.SGD(settings, lr=config.lr, momentum=config.momentum)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainingConfig, epoch: int, step: int) -> float:

@@ -16,9 +16,9 @@ from kinet.data.video import open_clip
 from kinet.errors import InputError
 from kinet.teachers.cache import CachedLabels
 from kinet.teachers.labelling import Labelling, fill_cache, label_clips
-from kinet.teachers.onnx_teacher import OnnxTeacherConfig
 from kinet.teachers.small import ModuleTeacher, SmallParser, SmallSceneNet
 from kinet.teachers.teacher import FrameLabels, TeacherLabels
+from kinet.teachers.teacher_config import TeacherConfig
 
 ToySet = Any  # tests/conftest.py's, which tests cannot import
 
@@ -43,8 +43,8 @@ def settings(tmp_path: Path) -> TeachersConfig:
     mask = write_network(tmp_path / "mask.onnx", "ReduceMean", ["n", 1, 16, 16], axes=[1], keepdims=1)
     scene = write_network(tmp_path / "scene.onnx", "ReduceMean", ["n", 3], axes=[2, 3], keepdims=0)
     return TeachersConfig(
-        OnnxTeacherConfig(mask, "human", "unit", "probability"),
-        OnnxTeacherConfig(scene, "scene", "unit", "logit"),
+        TeacherConfig(mask, "human", "unit", "probability"),
+        TeacherConfig(scene, "scene", "unit", "logit"),
         cache=str(tmp_path / "labels"),
     )
 
@@ -97,7 +97,7 @@ def test_tsn_needs_no_teacher(settings: TeachersConfig, clips: Manifest, tmp_pat
     [
         ({"human": None}, "teachers.human: the human branch needs one"),
         ({"scene": None}, "teachers.scene: the scene branch needs one"),
-        ({"human": OnnxTeacherConfig("none.onnx", "human", "unit", "logit")}, "none.onnx: cannot read this teacher"),
+        ({"human": TeacherConfig("none.onnx", "human", "unit", "logit")}, "none.onnx: cannot read this teacher"),
     ],
     ids=["no human", "no scene", "no file"],
 )

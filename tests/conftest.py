@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from kinet.config import Config, DataConfig, LossConfig, ModelConfig, TrainingConfig
@@ -20,6 +21,8 @@ from kinet.teachers.teacher import FrameLabels, Frames, best_scenes, masks_from_
 from kinet.training.engine import train
 
 torch.set_num_threads(1)  # networks are tiny here: threads that wait for each other cost more, on a busy machine 20 x
+settings.register_profile("repeatable", derandomize=True, deadline=None)  # the same examples in every run
+settings.load_profile("repeatable")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

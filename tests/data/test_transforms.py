@@ -162,7 +162,9 @@ def test_resizing_agrees_with_pillow(crop: Crop, output: int) -> None:
     if crop.flip:
         expected = expected[:, ::-1]
     cropped = crop_frames(frames, crop, (120, 160), output)[0].permute(1, 2, 0).numpy()
-    assert np.abs(cropped - expected).max() <= 1
+    difference = np.abs(cropped - expected)
+    assert difference.max() <= 2  # both round twice, over columns and over rows, and are each up to 1 off
+    assert (difference > 1).mean() < 0.01
 
 
 @given(st.integers(1, 60), st.integers(1, 60), windows(PAPER))

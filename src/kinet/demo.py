@@ -47,9 +47,9 @@ TSN = Config(
     data=DataConfig(frame_size=(96, 128), input_size=88, batch_size=16, workers=1),
     loss=LossConfig(action=1.0, human=1.0, scene=0.1),
     training=TrainingConfig(
-        epochs=30,
+        epochs=22,
         lr=0.03,
-        milestones=[19, 26],
+        milestones=[14, 19],
         weight_decay=5e-4,
         warmup_steps=30,
         clip_norm=10,

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
         parsed, rest = build_parser().parse_known_args(arguments)
-        if rest and parsed.command not in (train, teach, info):
+        if rest and "config" not in parsed:
             raise InputError(f"unknown argument {rest[0]!r} (see kinet {parsed.name} --help)")
         parsed.overrides = rest
         parsed.command(parsed)
@@ -108,6 +108,23 @@ def build_parser() -> Parser:
     sub.add_argument("--weights", type=float, nargs="+", help="one a file (default: equal)")
     sub.add_argument("--out", type=Path, default=Path("fused"), help="folder for scores and tables (fused)")
     sub.set_defaults(command=fuse)
+
+    sub = commands.add_parser(
+        "ablate",
+        help="train and test the rows of the paper's tables, over seeds",
+        epilog="Any key of the config can follow as --key value. The same command goes on with a stopped study.",
+        allow_abbrev=False,
+    )
+    sub.add_argument("config", type=Path, metavar="CONFIG", help="of a whole KINet; the rows leave parts of it out")
+    sub.add_argument("--table", type=int, nargs="+", default=[1], metavar="1..4", help="the paper's tables (1)")
+    sub.add_argument("--rows", nargs="+", default=[], help="train these rows alone, and the baseline")
+    sub.add_argument("--seeds", type=int, default=3, help="trainings a row (3)")
+    sub.add_argument("--views", default="25x10", help="SEGMENTSxCROPS (25x10)")
+    sub.add_argument("--split", choices=("val", "test"), default="val", help="what accuracies are measured on (val)")
+    sub.add_argument("--backbones", nargs="+", help="of table 3 (resnet50 bn_inception inception_v3)")
+    sub.add_argument("--larger", metavar="BACKBONE", help="of table 2's larger TSN (default: the nearest ResNet)")
+    sub.add_argument("--weights", nargs="+", default=[], metavar="BACKBONE=FILE", help="of backbones not the config's")
+    sub.set_defaults(command=ablate)
 
     sub = commands.add_parser(
         "info", help="parameters and FLOPs of a config's network, part by part", allow_abbrev=False
@@ -188,6 +205,28 @@ def fuse(options: argparse.Namespace) -> None:
     result, metrics = run_fusion(options.scores, options.weights, options.out)
     Console(stderr=True).print(per_class_table(metrics))
     print(json.dumps(result))
+
+
+def ablate(options: argparse.Namespace) -> None:
+    from kinet.ablation.rows import PAPER_BACKBONES
+    from kinet.ablation.study import StudyOptions, run_study
+    from kinet.config import load_config
+    from kinet.evaluation.protocol import parse_views
+
+    pairs = [pair.partition("=") for pair in options.weights]
+    if not all(name and file for name, _, file in pairs):
+        raise InputError(f"--weights {' '.join(options.weights)}: give BACKBONE=FILE")
+    study = StudyOptions(
+        tables=options.table,
+        seeds=options.seeds,
+        views=parse_views(options.views),
+        split=options.split,
+        only=options.rows,
+        backbones=options.backbones or PAPER_BACKBONES,
+        larger=options.larger,
+        weights={name: file for name, _, file in pairs},
+    )
+    print(json.dumps(run_study(load_config(options.config, options.overrides), study)))
 
 
 def info(options: argparse.Namespace) -> None:

@@ -143,6 +143,12 @@ def _parts(model: KINet) -> dict[str, nn.Module]:
     return {name: module for name, module in parts.items() if module is not None}
 
 
+def inference_parameters(model: KINet) -> int:
+    """Parameters without the human decoder and the scene classifier."""
+    dropped = (model.human_decoder, model.scene_classifier)
+    return sum(_count(module) for module in _parts(model).values() if module not in dropped)
+
+
 def _steps(part: nn.Module) -> list[nn.Module]:
     """The modules of a part that are called: a dictionary of blocks is not."""
     return list(part.values()) if isinstance(part, nn.ModuleDict) else [part]

@@ -41,6 +41,10 @@ PARTS = ("uint8", "whole")
 AS_SHIPPED, MEMORY_KEPT = "as_shipped", "memory_kept"
 REPETITIONS = 20
 """Of preprocessing before it is the other side's turn."""
+PACKAGES = {
+    "kinet": ["kinet-action", "av", "torch", "numpy", "simplejpeg"],
+    "mmaction2": ["mmaction2", "mmengine", "mmcv-lite", "decord", "torch", "numpy", "opencv-python"],
+}
 Run = dict[str, Any]
 
 
@@ -61,7 +65,7 @@ def main() -> None:
         files = copy_files(options.data, options.clips, Path(folder))
         packs = {} if options.no_packs else make_packs(files, Path(folder))
         with start_ours() as ours, start_peer(options) as theirs:
-            versions = {"kinet": ours.ask("versions"), "mmaction2": theirs.ask("versions")}
+            versions = {side.name: side.ask("versions", packages=PACKAGES[side.name]) for side in (ours, theirs)}
             decoding = list(measure_decoding(ours, theirs, files, packs, options.draws))
             preprocessing = {AS_SHIPPED: measure_preprocessing(ours, theirs, options.rounds)}
             opening = {name: ours.ask("pack_opening_ms", pack=str(pack)) for name, pack in packs.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import time
 from functools import cache
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sides import Stopwatch, keep_memory, serve
+from sides import Stopwatch, serve
 from torch.nn import functional
 
 from kinet.data.sampling import test_indices, train_indices
@@ -21,7 +20,6 @@ from kinet.models.normalise import normalise
 
 FRAME_SIZE, INPUT = (256, 340), 224
 MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
-PACKAGES = ("kinet-action", "av", "torch", "numpy", "simplejpeg")
 
 
 def decode(path: str, indices: list[int], seed: int, cold: bool) -> dict[str, Any]:
@@ -86,15 +84,6 @@ def preprocess(height: int, width: int, seed: int, repetitions: int) -> list[dic
     return times
 
 
-def versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    serve(
-        {
-            function.__name__: function
-            for function in (decode, packed, pack_opening_ms, preprocess, versions, keep_memory)
-        }
-    )
+    serve(decode, packed, pack_opening_ms, preprocess)

@@ -6,7 +6,6 @@ PEER_SCRIPT has mmaction2's pipelines as ``AUGMENT`` and ``pipeline(decoder, seg
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import sys
 from functools import cache
@@ -15,10 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from sides import Stopwatch, keep_memory, serve
+from sides import Stopwatch, serve
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
-PACKAGES = ("mmaction2", "mmengine", "mmcv-lite", "decord", "torch", "numpy", "opencv-python")
 
 
 def load_peer(script: str) -> Any:
@@ -73,11 +71,7 @@ def preprocess(height: int, width: int, seed: int, repetitions: int) -> list[dic
     return times
 
 
-def versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
     cv2.setNumThreads(0)  # as mmengine's Runner sets it in workers
-    serve({function.__name__: function for function in (decode, preprocess, versions, keep_memory)})
+    serve(decode, preprocess)

@@ -8,12 +8,13 @@ Nothing but the standard library is used, because the peer runs in an environmen
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -60,13 +61,14 @@ class Side:
         self._process.wait()
 
 
-def serve(functions: Mapping[str, Callable[..., Any]]) -> None:
-    """Answer requests until standard input ends."""
+def serve(*functions: Callable[..., Any]) -> None:
+    """Answer requests for these functions, and for ``versions`` and ``keep_memory``, until standard input ends."""
+    by_name = {function.__name__: function for function in (*functions, versions, keep_memory)}
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
         request = json.loads(line)
-        print(json.dumps(functions[request.pop("do")](**request)), file=answers, flush=True)
+        print(json.dumps(by_name[request.pop("do")](**request)), file=answers, flush=True)
 
 
 class Stopwatch:
@@ -78,6 +80,10 @@ class Stopwatch:
     def read(self) -> dict[str, float]:
         wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
         return {"ms": 1e3 * wall, "cpu_ms": 1e3 * cpu}
+
+
+def versions(packages: list[str]) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in packages}
 
 
 def keep_memory() -> bool:

@@ -18,6 +18,7 @@ from kinet.data.transforms import (
     crop_masks,
     crop_sizes,
     multi_scale_crop,
+    stack_frames,
     view_crops,
 )
 
@@ -135,7 +136,7 @@ def test_a_window_of_the_outputs_size_is_copied() -> None:
         window = frames[:, 16:240, 58:282]
         expected = (window[:, :, ::-1] if flip else window).transpose(0, 3, 1, 2)
         assert cropped.dtype == torch.uint8
-        assert cropped.is_contiguous()
+        assert cropped.is_contiguous(memory_format=torch.channels_last)
         np.testing.assert_array_equal(cropped.numpy(), expected)
 
 
@@ -181,6 +182,28 @@ def test_the_window_is_mapped_to_the_sources_pixels() -> None:
     assert (crop_frames(frames, Crop(16, 58, 224, 224, False), PAPER, 224) == 255).all()
     frames = 255 - frames
     assert (crop_frames(frames, Crop(16, 58, 224, 224, False), PAPER, 224) == 0).all()
+
+
+@given(
+    windows((40, 50), smallest=4), st.sampled_from([(40, 50), (17, 90)]), st.integers(1, 3), st.sampled_from([1, 3, 4])
+)
+@settings(max_examples=40, deadline=None)
+def test_crops_lie_in_memory_as_frames_do(crop: Crop, source: tuple[int, int], count: int, channels: int) -> None:
+    cropped = crop_frames(random_frames((count, *source, channels)), crop, (40, 50), 24)
+    assert cropped.shape == (count, channels, 24, 24)
+    assert cropped.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("segments", "crops"), [(1, 1), (3, 1), (1, 10), (4, 10)])
+def test_stacking_keeps_the_memory_order(segments: int, crops: int) -> None:
+    """Over views, then over clips, as the test's batches are made."""
+    frames = random_frames((2, segments, *PAPER, 3))
+    views = view_crops(PAPER, 224, crops)
+    clips = [[crop_frames(clip, view, PAPER, 224) for view in views] for clip in frames]
+    stacked = stack_frames([stack_frames(clip, dim=1) for clip in clips])
+    assert torch.equal(stacked, torch.stack([torch.stack(clip, dim=1) for clip in clips]))
+    assert stacked.movedim(-3, -1).is_contiguous()
+    assert stacked.flatten(0, 2).is_contiguous(memory_format=torch.channels_last)
 
 
 # Masks

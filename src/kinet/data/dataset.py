@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Sampler
 from kinet.config import DataConfig
 from kinet.data.manifest import Clip, Manifest
 from kinet.data.sampling import test_indices, train_indices
-from kinet.data.transforms import crop_frames, crop_masks, multi_scale_crop, view_crops
+from kinet.data.transforms import crop_frames, crop_masks, multi_scale_crop, stack_frames, view_crops
 from kinet.data.video import UnreadableClip, open_clip
 from kinet.evaluation.protocol import ViewBatch, Views
 from kinet.models.human_decoder import mask_side
@@ -116,7 +116,7 @@ def collate_train(samples: Sequence[TrainSample | Skipped]) -> TrainBatch:
         stack([sample.scene_classes for sample in read]),
         stack([sample.scene_scores for sample in read]),
     )
-    return TrainBatch(torch.stack([sample.frames for sample in read]), targets, skipped)
+    return TrainBatch(stack_frames([sample.frames for sample in read]), targets, skipped)
 
 
 def stack(tensors: Sequence[Tensor | None]) -> Tensor | None:
@@ -154,14 +154,14 @@ class ViewDataset(Dataset["ViewSample | Skipped"]):
         except UnreadableClip as error:
             return Skipped(clip.name, error.cause)
         crops = [crop_frames(frames, crop, self.config.frame_size, self.input_size) for crop in self.crops]
-        return ViewSample(torch.stack(crops, dim=1), clip.label, clip.name)
+        return ViewSample(stack_frames(crops, dim=1), clip.label, clip.name)
 
 
 def collate_views(samples: Sequence[ViewSample | Skipped]) -> ViewBatch:
     """Stack the readable clips."""
     read = [sample for sample in samples if isinstance(sample, ViewSample)]
     return ViewBatch(
-        frames=torch.stack([sample.frames for sample in read]) if read else torch.empty(0),
+        frames=stack_frames([sample.frames for sample in read]) if read else torch.empty(0),
         labels=torch.tensor([sample.label for sample in read], dtype=torch.int64),
         names=[sample.name for sample in read],
         skipped=[sample for sample in samples if isinstance(sample, Skipped)],

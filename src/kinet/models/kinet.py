@@ -16,6 +16,7 @@ from kinet.models.akg import ActionKnowledgeGraph
 from kinet.models.backbone import Backbone, Block
 from kinet.models.cbi import CrossBranchIntegration
 from kinet.models.human_decoder import HumanDecoder, mask_side
+from kinet.models.normalise import normalise
 from kinet.models.zoo import build_backbone
 
 ACTION, SCENE, HUMAN = "action", "scene", "human"
@@ -132,7 +133,7 @@ class KINet(nn.Module):
 
     def features(self, frames: Tensor) -> BranchFeatures:
         """Pass images (M, 3, H, W), uint8 RGB or float in 0..255, through shared layers, branches and CBI."""
-        x = ((frames - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        x = normalise(frames, self.mean, self.std)
         for block in self.shared.values():
             x = block(x)
         maps = dict.fromkeys(self.branches, x)

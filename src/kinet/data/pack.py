@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -146,16 +147,20 @@ class Packs:
     def __init__(self, folders: Iterable[Path]) -> None:
         self.packs = [Pack(folder) for folder in folders]
 
-    def find(self, clip: Clip) -> Pack:
-        """The pack that knows the clip. Raises InputError where none does."""
-        for pack in self.packs:
+    def find(self, clip: Clip) -> int:
+        """The place of the first pack that knows the clip. Raises InputError where none does."""
+        for place, pack in enumerate(self.packs):
             if pack.knows(clip.name):
-                return pack
+                return place
         raise InputError(f"{self}: {clip.name} is not packed; add it with kinet pack")
 
     def open(self, clip: Clip) -> FrameSource:
-        """Raises UnreadableClip, and InputError where no pack has the clip."""
-        return self.find(clip).open(clip.name)
+        """The clip's frames. Raises as ``Pack.open``."""
+        return self.packs[self.find(clip)].open(clip.name)
+
+    def key(self, clip: Clip) -> str:
+        """Names the clip's labels; see ``Pack.key``."""
+        return self.packs[self.find(clip)].key(clip.name)
 
     def check(self, clips: Manifest) -> list[tuple[str, str]]:
         """Make sure that the packs know all ``clips``; returns name and cause of those that could not be packed.
@@ -180,11 +185,24 @@ class Packs:
         return ", ".join(str(pack.folder) for pack in self.packs)
 
 
-def open_packs(folders: str | Sequence[str] | None) -> Packs | None:
-    """What ``data.pack`` names; None for the original files. Raises InputError."""
+def open_packs(folders: str | Sequence[str] | None, manifests: Sequence[Manifest]) -> Packs | None:
+    """The packs that ``data.pack`` names; None for the original files.
+
+    Says on stderr how many clips of the manifests could not be read when they were packed. Raises InputError where
+    the packs lack clips of the manifests.
+    """
     if not folders:
         return None
-    return Packs(Path(folder) for folder in ([folders] if isinstance(folders, str) else folders))
+    packs = Packs(Path(folder) for folder in ([folders] if isinstance(folders, str) else folders))
+    for manifest in manifests:
+        unreadable = packs.check(manifest)
+        if unreadable:
+            print(
+                f"{packs}: {len(unreadable)} of the {len(manifest)} clips of {manifest.source} could not be read when "
+                f"they were packed; the first, {unreadable[0][0]}: {unreadable[0][1]}",
+                file=sys.stderr,
+            )
+    return packs
 
 
 def shard_path(folder: Path, number: int) -> Path:

@@ -230,9 +230,7 @@ def open_index(folder: Path, settings: PackSettings) -> PackIndex:
     for name, value in before.items():
         if value != now[name]:
             option = "--" + name.replace("_", "-")
-            raise InputError(
-                f"{folder}: packed with {option} {value}, not {now[name]}; give that, or choose a new folder"
-            )
+            raise InputError(f"{folder}: was packed with {option} {value}, not {now[name]}; choose a new folder")
     return index
 
 

@@ -32,6 +32,17 @@ def label_clips(config: TeachersConfig, auxiliaries: Sequence[str], clips: Manif
     Raises:
         InputError: a branch without a teacher, or a teacher that can't be used.
     """
+    human, scene = open_teachers(config, auxiliaries)
+    scene_names = scene.class_names if scene is not None else ()
+    if human is None and scene is None:
+        return Labelling(None, ())
+    if config.labels == "on_the_fly":
+        return Labelling(TeacherLabels(human, scene), scene_names)
+    return fill_cache(Path(config.cache), human, scene, clips)
+
+
+def open_teachers(config: TeachersConfig, auxiliaries: Sequence[str]) -> tuple[Teacher | None, Teacher | None]:
+    """The human and the scene teacher, None where there is no such branch. Raises InputError as ``label_clips``."""
     teachers: dict[str, Teacher] = {}
     for task in auxiliaries:
         teacher_config = config.human if task == "human" else config.scene
@@ -43,13 +54,7 @@ def label_clips(config: TeachersConfig, auxiliaries: Sequence[str], clips: Manif
         if teacher.task != task:
             raise InputError(f"teachers.{task}: {teacher.name} is a teacher of the task {teacher.task}")
         teachers[task] = teacher
-    human, scene = teachers.get("human"), teachers.get("scene")
-    scene_names = scene.class_names if scene is not None else ()
-    if not teachers:
-        return Labelling(None, ())
-    if config.labels == "on_the_fly":
-        return Labelling(TeacherLabels(human, scene), scene_names)
-    return fill_cache(Path(config.cache), human, scene, clips)
+    return teachers.get("human"), teachers.get("scene")
 
 
 def open_teacher(config: TeacherConfig) -> Teacher:

@@ -73,10 +73,6 @@ class Pack:
         row = self._row(name)
         return hashlib.sha256(b"packed\0" + name.encode() + b"\0" + row.digest).hexdigest()
 
-    def knows(self, name: str) -> bool:
-        """Whether the clip is in the pack, be it as one that could not be read."""
-        return self.index.source_bytes(name) is not None or self.index.cause(name) is not None
-
     def read(self, shard: int, offset: int, size: int) -> bytes:
         """Bytes of a shard. Raises UnreadableClip where they are not there."""
         _ = self.index  # makes sure that the open files are this process's
@@ -141,17 +137,21 @@ class PackedClip:
 class Packs:
     """One or more packs that the clips of a training, and its validation and test clips, are read from.
 
-    A clip is taken from the first pack that has it.
+    A clip is taken from the first pack that has it; ``kinet test`` of a run looks into the run's packs too.
     """
 
     def __init__(self, folders: Iterable[Path]) -> None:
         self.packs = [Pack(folder) for folder in folders]
 
     def find(self, clip: Clip) -> int:
-        """The place of the first pack that knows the clip. Raises InputError where none does."""
-        for place, pack in enumerate(self.packs):
-            if pack.knows(clip.name):
-                return place
+        """The place of the first pack that has the clip, or else of one that could not read it.
+
+        Raises InputError where no pack knows the clip.
+        """
+        for known in (PackIndex.source_bytes, PackIndex.cause):
+            for place, pack in enumerate(self.packs):
+                if known(pack.index, clip.name) is not None:
+                    return place
         raise InputError(f"{self}: {clip.name} is not packed; add it with kinet pack")
 
     def open(self, clip: Clip) -> FrameSource:
@@ -167,13 +167,15 @@ class Packs:
 
         Raises InputError, with their number and the first one's name, where clips are missing.
         """
+        causes = {name: cause for pack in self.packs for name, cause in pack.index.unreadable()}
         missing, first, unreadable = 0, "", []
         for clip in clips:
-            pack = next((pack for pack in self.packs if pack.knows(clip.name)), None)
-            if pack is None:
+            if any(pack.index.source_bytes(clip.name) is not None for pack in self.packs):
+                continue
+            if clip.name in causes:
+                unreadable.append((clip.name, causes[clip.name]))
+            else:
                 missing, first = missing + 1, first or clip.name
-            elif (cause := pack.index.cause(clip.name)) is not None:
-                unreadable.append((clip.name, cause))
         if missing:
             raise InputError(
                 f"{self}: {missing} of the {len(clips)} clips of {clips.source} are not packed, the first is {first}; "

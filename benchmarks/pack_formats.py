@@ -36,6 +36,8 @@ from kinet.training.run_folder import write_json
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SHORT_SIDE = 256
+RATE = 25
+"""Frames a second that the containers state."""
 PACKS = {
     "pack, JPEG 90 (default)": PackSettings("jpeg", 90),
     "pack, JPEG 75": PackSettings("jpeg", 75),
@@ -143,16 +145,15 @@ def psnr(clip: Clip, read: Read) -> float:
 def write_container(clip: Clip, path: Path, codec: str, group: int, options: dict[str, str]) -> None:
     """All frames of a clip, at the pack's size, as a video file; odd sides lose a row or column."""
     source = open_clip(clip.path)
+    height, width = (side // 2 * 2 for side in reduce(source.read([0])[0], SHORT_SIDE).shape[:2])
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options=options)
+        stream = container.add_stream(codec, rate=RATE, options=options)
+        stream.height, stream.width = height, width
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.codec_context.gop_size = group
         for start in range(0, len(source), 64):
             for frame in source.read(range(start, min(start + 64, len(source)))):
-                small = reduce(frame, SHORT_SIDE)
-                small = np.ascontiguousarray(small[: small.shape[0] // 2 * 2, : small.shape[1] // 2 * 2])
-                if stream.codec_context.width == 0:
-                    stream.height, stream.width = small.shape[:2]
-                    stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-                    stream.codec_context.gop_size = group
+                small = np.ascontiguousarray(reduce(frame, SHORT_SIDE)[:height, :width])
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(small, "rgb24")))
         container.mux(stream.encode())
 
@@ -163,7 +164,7 @@ def read_container(path: Path, indices: Sequence[int]) -> np.ndarray:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_type, stream.codec_context.thread_count = "NONE", 1
-        step = 1 / (Fraction(25) * stream.time_base)
+        step = 1 / (Fraction(RATE) * stream.time_base)
         for index in indices:
             container.seek(round(index * step), stream=stream)
             frame = next(f for f in container.decode(stream) if round(f.pts / step) >= index)

@@ -54,9 +54,9 @@ def main() -> None:
 
 
 def write_splits(data: Path) -> None:
-    """train.csv and val.csv by the sequences that clips were cut from."""
+    """train.csv and val.csv by the sequences that clips were cut from; the list names clips that are not there."""
     with (data / "ut_interaction_groups.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = [row for row in csv.DictReader(file) if (data / row["path"]).is_file()]
     for name, held in (("train", False), ("val", True)):
         part = [(row["path"], row["class"]) for row in rows if (row["group"] in VALIDATION) == held]
         write_manifest(RUNS / f"{name}.csv", part)

@@ -20,8 +20,9 @@ from kinet.evaluation.protocol import Views
 from kinet.evaluation.run_test import TestOptions as Options
 from kinet.evaluation.run_test import run_test
 from kinet.packing import PackOptions, run_pack
-from kinet.teachers import packed_labels
-from kinet.teachers.packed_labels import PackedLabels, find_packed_labels, packed_cache
+from kinet.teachers import labelling as labelling_module
+from kinet.teachers.labelling import label_clips
+from kinet.teachers.packed_labels import PackedLabels, packed_cache
 from kinet.teachers.teacher import (
     Frames,
     Masks,
@@ -99,13 +100,13 @@ def toys(toy: ToySet, tmp_path_factory: pytest.TempPathFactory) -> PackedToys:
 
 def give_teachers(monkeypatch: pytest.MonkeyPatch, *teachers: HumanTeacher) -> None:
     by_task = {teacher.task: teacher for teacher in teachers}
-    monkeypatch.setattr(packed_labels, "open_teachers", lambda *_: (by_task.get("human"), by_task.get("scene")))
+    monkeypatch.setattr(labelling_module, "open_teachers", lambda *_: (by_task.get("human"), by_task.get("scene")))
 
 
 def test_packed_labels_are_the_teachers_of_the_packed_frames(toys: PackedToys, monkeypatch: pytest.MonkeyPatch) -> None:
     packs = Packs([toys.folder])
     give_teachers(monkeypatch, HumanTeacher(allowed=0), SceneTeacher(allowed=0))
-    labelling = find_packed_labels(NO_CONFIG, ["human", "scene"], toys.clips, packs)
+    labelling = label_clips(NO_CONFIG, ["human", "scene"], toys.clips, packs)
     assert isinstance(labelling.source, PackedLabels)
     assert labelling.scene_names == ("red", "green", "blue")
     fresh = TeacherLabels(HumanTeacher(), SceneTeacher())
@@ -129,11 +130,11 @@ def test_other_or_missing_labels_are_told_at_the_start(toys: PackedToys, monkeyp
         InputError,
         match=r"lacks scene labels by scenes.onnx for 12 clips of the 13 in .*train.csv, the first is train/",
     ):
-        find_packed_labels(NO_CONFIG, ["human", "scene"], toys.clips, packs)
-    labelling = find_packed_labels(TeachersConfig(labels="on_the_fly"), ["human", "scene"], toys.clips, packs)
+        label_clips(NO_CONFIG, ["human", "scene"], toys.clips, packs)
+    labelling = label_clips(TeachersConfig(labels="on_the_fly"), ["human", "scene"], toys.clips, packs)
     assert isinstance(labelling.source, TeacherLabels)
     give_teachers(monkeypatch)
-    assert find_packed_labels(NO_CONFIG, [], toys.clips, packs).source is None
+    assert label_clips(NO_CONFIG, [], toys.clips, packs).source is None
 
 
 @pytest.mark.parametrize("kind", ["tsn", "kinet"])

@@ -6,19 +6,16 @@ They are a ``LabelCache`` of their own: a packed frame is not the original to th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from kinet.config import TeachersConfig
 from kinet.data.manifest import Clip, Manifest
 from kinet.data.pack import LABELS, Packs
 from kinet.data.video import UnreadableClip
 from kinet.errors import InputError
 from kinet.teachers.cache import CachedLabels, LabelCache
-from kinet.teachers.labelling import Labelling, open_teachers
-from kinet.teachers.teacher import FrameLabels, Frames, Teacher, TeacherLabels
+from kinet.teachers.teacher import FrameLabels, Frames, Teacher
 
 
 def packed_cache(packs: Packs, place: int, human: Teacher | None, scene: Teacher | None) -> LabelCache:
@@ -43,18 +40,8 @@ class PackedLabels:
         return [teacher for teacher in cache.teachers if not cache.entry_path(key, teacher).exists()]
 
 
-def find_packed_labels(config: TeachersConfig, auxiliaries: Sequence[str], clips: Manifest, packs: Packs) -> Labelling:
-    """As ``label_clips``, for clips in packs: nothing is labelled beforehand, the packs must have the labels.
-
-    Raises:
-        InputError: as ``label_clips``; or the packs lack labels of these teachers.
-    """
-    human, scene = open_teachers(config, auxiliaries)
-    scene_names = scene.class_names if scene is not None else ()
-    if human is None and scene is None:
-        return Labelling(None, ())
-    if config.labels == "on_the_fly":
-        return Labelling(TeacherLabels(human, scene), scene_names)
+def find_packed_labels(packs: Packs, human: Teacher | None, scene: Teacher | None, clips: Manifest) -> PackedLabels:
+    """The labels of these teachers in the packs. Raises InputError where labels of ``clips`` are missing."""
     source = PackedLabels(packs, human, scene)
     lacking: Counter[str] = Counter()
     first = ""
@@ -71,4 +58,4 @@ def find_packed_labels(config: TeachersConfig, auxiliaries: Sequence[str], clips
             f"{packs}: lacks {lists} of the {len(clips)} in {clips.source}, the first is {first}; run kinet pack with "
             "--human and --scene to add them"
         )
-    return Labelling(source, scene_names)
+    return source

@@ -37,7 +37,6 @@ from kinet.models.kinet import KINet, build_kinet
 from kinet.models.zoo import check_fit
 from kinet.progress import Advance, clip_progress
 from kinet.teachers.labelling import Labelling, label_clips
-from kinet.teachers.packed_labels import find_packed_labels
 from kinet.training.checkpoint import Checkpoint, save_checkpoint
 from kinet.training.criterion import Targets, joint_loss
 from kinet.training.devices import build_fabric, keep_freed_memory
@@ -141,10 +140,7 @@ def set_up(config: Config, labelling: Labelling | None, resume: str | None) -> T
     clips, val_clips = open_manifests(config)
     packs = open_packs(config.data.pack, [clips] if val_clips is None else [clips, val_clips])
     open_source = open_original if packs is None else packs.open
-    if labelling is None and packs is not None:
-        labelling = find_packed_labels(config.teachers, config.model.auxiliaries, clips, packs)
-    elif labelling is None:
-        labelling = label_clips(config.teachers, config.model.auxiliaries, clips)
+    labelling = labelling or label_clips(config.teachers, config.model.auxiliaries, clips, packs)
 
     torch.manual_seed(config.training.seed)
     model = build_kinet(config.model, len(clips.classes), len(labelling.scene_names)).to_channels_last()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -147,7 +148,7 @@ def test_sigterm_saves_and_the_command_says_so_by_its_code(
     capfd: pytest.CaptureFixture[str],
     place: str,
 ) -> None:
-    """In a step, and in the second epoch's validation: two steps after the one before it, nothing is lost."""
+    """In a step, and in the second epoch's validation. The loading process gets the signal too, as batch systems do."""
     config = toy.tsn(tmp_path / "run")
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump({"model": vars(config.model), "data": {}, "training": vars(config.training)}))
@@ -158,7 +159,8 @@ def test_sigterm_saves_and_the_command_says_so_by_its_code(
     real = getattr(engine, place) if place == "training_step" else engine.ViewDataset
 
     def interrupted(*arguments: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
+        for process in (os.getpid(), *(child.pid for child in multiprocessing.active_children() if child.pid)):
+            os.kill(process, signal.SIGTERM)
         return real(*arguments)
 
     with monkeypatch.context() as patch:

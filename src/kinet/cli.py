@@ -1,7 +1,7 @@
 """The ``kinet`` command.
 
-Progress goes to stderr, results to stdout. Exit code 0 is success, 2 wrong use or input (one line says what), 1 an
-internal error.
+Progress goes to stderr, results to stdout. Exit code 0 is success, 2 wrong use or input (one line says what), 75 a
+training that was stopped and can go on, 1 an internal error.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from typing import NoReturn
 from rich.console import Console
 
 import kinet
-from kinet.errors import InputError
+from kinet.errors import InputError, Stopped
 
 WRONG_USE = 2
 INTERRUPTED = 130
+STOPPED = 75
+"""EX_TEMPFAIL of sysexits.h: run the same again."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"kinet: {error}", file=sys.stderr)
         return WRONG_USE
+    except Stopped as stopped:
+        print(f"kinet: {stopped}", file=sys.stderr)
+        return STOPPED
     except (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:  # a wrong path given
         print(f"kinet: {error.filename}: {error.strerror}; give another path", file=sys.stderr)
         return WRONG_USE
@@ -203,8 +208,10 @@ def pack(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     from kinet.config import load_config
     from kinet.training.engine import train as run_training
+    from kinet.training.ranks import on_rank_zero
 
-    print(json.dumps(run_training(load_config(options.config, options.overrides), resume=options.resume)))
+    result = run_training(load_config(options.config, options.overrides), resume=options.resume)
+    on_rank_zero(print)(json.dumps(result))
 
 
 def teach(options: argparse.Namespace) -> None:

@@ -135,6 +135,8 @@ class TrainingConfig:
     """Epochs between validations; the last epoch is always validated."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between checkpoints inside an epoch; 0 writes one after every step. Every epoch ends with one."""
 
 
 @dataclass
@@ -172,6 +174,7 @@ LIMITS = {
     "training.seed": (0, 2**32 - 1),
     "training.validate_every": (1, math.inf),
     "training.log_every": (1, math.inf),
+    "training.checkpoint_minutes": (0, math.inf),
 }
 """The least and the highest value of numbers, and of each number in lists; ``build_kinet`` knows those of the model."""
 

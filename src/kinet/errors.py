@@ -8,3 +8,10 @@ class InputError(Exception):
 
     The command line prints the message without a traceback and exits with code 2.
     """
+
+
+class Stopped(Exception):
+    """A training ended before its time and can go on: the machine asked it to, or another of its processes ended.
+
+    Its message is one line, as ``InputError``'s; the command line exits with code 75.
+    """

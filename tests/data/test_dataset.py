@@ -256,7 +256,24 @@ def test_a_later_start_leaves_the_first_batches_out(clips: int, batch: int, rank
     sampler = EpochSampler(clips, batch, 3, rank=draw.draw(st.integers(0, ranks - 1)), ranks=ranks)
     whole = clips_of(sampler, 2)
     start = draw.draw(st.integers(0, sampler.batches - 1))
-    assert batches(clips_of(sampler, 2, start), batch) == batches(whole, batch)[start:]
+    assert batches(clips_of(sampler, 2, start * batch * ranks), batch) == batches(whole, batch)[start:]
+
+
+@given(CLIPS, BATCH, BATCH, st.integers(1, 5), st.integers(1, 5), st.data())
+def test_an_epoch_goes_on_with_other_batches_and_ranks(
+    clips: int, batch: int, later_batch: int, ranks: int, later_ranks: int, draw: st.DataObject
+) -> None:
+    """Together they see every clip, and none of the first part again but what fills the last step up."""
+    steps = draw.draw(st.integers(0, EpochSampler(clips, batch, 3, ranks=ranks).batches))
+    first, later = (
+        [EpochSampler(clips, size, 3, rank=rank, ranks=count) for rank in range(count)]
+        for size, count in ((batch, ranks), (later_batch, later_ranks))
+    )
+    done = [clip for sampler in first for clip in clips_of(sampler, 2)[: steps * batch]]
+    rest = [clip for sampler in later for clip in clips_of(sampler, 2, steps * batch * ranks)]
+    assert set(done) | set(rest) == set(range(clips))
+    if len(done) < clips:
+        assert len(done) + len(rest) - clips < later_ranks
 
 
 @given(CLIPS, BATCH, st.integers(1, 5), st.integers(0, 9))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import random
@@ -113,6 +114,34 @@ def test_a_failing_write_leaves_the_old_file(saved: Path, monkeypatch: pytest.Mo
     save_checkpoint(saved, make_checkpoint(results={"epoch": 4}))
     assert load_checkpoint(saved).results == {"epoch": 4}
     assert [path.name for path in saved.parent.iterdir()] == ["best.pt"]
+
+
+def test_any_flipped_bit_is_found(saved: Path) -> None:
+    """torch reads a tensor whose bytes were changed as if nothing had happened; the checksum does not."""
+    whole = saved.read_bytes()
+    places = random.Random(0).sample(range(len(whole) - 80), 25)
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        saved.write_bytes(damaged)
+        assert ": damaged, its SHA-256 is not the one at its end" in refusal(saved)
+
+
+def test_the_checksum_is_of_what_stands_before_it(saved: Path) -> None:
+    content, line = saved.read_bytes()[:-78], saved.read_bytes()[-78:]
+    assert line.decode() == f"kinet sha256 {hashlib.sha256(content).hexdigest()}\n"
+    assert torch.load(saved, weights_only=True).keys() >= {"model", "config"}  # other readers pass over it
+    saved.write_bytes(content)
+    assert load_checkpoint(saved).classes == CLASSES  # as an earlier version wrote it
+
+
+def test_the_one_before_is_kept_where_it_is_asked_for(saved: Path) -> None:
+    before, previous = saved.read_bytes(), saved.with_name("previous.pt")
+    save_checkpoint(saved, make_checkpoint(results={"epoch": 4}), previous=previous)
+    assert previous.read_bytes() == before
+    assert load_checkpoint(saved).results == {"epoch": 4}
+    save_checkpoint(saved, make_checkpoint(results={"epoch": 5}))
+    assert previous.read_bytes() == before
 
 
 def cut(path: Path, share: float) -> None:

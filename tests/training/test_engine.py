@@ -105,6 +105,7 @@ def test_the_run_folder(toy: ToySet, kinet_run: Path) -> None:
         "result.json",
         "checkpoints/best.pt",
         "checkpoints/last.pt",
+        "checkpoints/previous.pt",
     }
     assert load_config(kinet_run / "config.yaml") == toy.kinet(kinet_run)
     versions = json.loads((kinet_run / "environment.json").read_text())["versions"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -59,6 +59,18 @@ class ViewBatch:
     """(B,) the clips' names in the manifest."""
     skipped: list[tuple[str, str]]
     """Name and cause of every clip that could not be read."""
+
+
+@dataclass
+class ScoredClips:
+    """The clips of one process's share, in its batches."""
+
+    names: list[str] = field(default_factory=list)
+    labels: list[Tensor] = field(default_factory=list)
+    scores: list[Tensor] = field(default_factory=list)
+    """Of each batch (B, C) float32."""
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    views: str = ""
 
 
 class VideoModel(Protocol):
@@ -141,42 +153,42 @@ def evaluate(
     batch_images: int = 64,
     progress: Callable[[int], None] = lambda clips: None,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    gather: Callable[[ScoredClips], list[ScoredClips]] = lambda part: [part],
 ) -> tuple[ScoreFile, list[tuple[str, str]]]:
     """Scores of all clips of ``loader``, and name and cause of every clip that was skipped.
 
     The model is in eval mode meanwhile; every module's mode is restored. ``progress`` is called after each
     batch with the clips in it, skipped ones included; ``autocast`` gives the context of the forward passes
-    (for example ``fabric.autocast``).
+    (for example ``fabric.autocast``). Where several processes have a share of the clips each, ``gather`` gives
+    all of them everyone's part.
 
     Raises ``InputError`` where a clip's scores are not finite, no clip could be read, or the model's scores
     are not those of ``classes``.
     """
-    names: list[str] = []
-    labels: list[Tensor] = []
-    scores: list[Tensor] = []
-    skipped: list[tuple[str, str]] = []
-    views = ""
+    own = ScoredClips()
     with torch.inference_mode(), eval_mode(model):
         for batch in loader:
-            skipped += batch.skipped
+            own.skipped += batch.skipped
             if batch.names:
-                views = str(Views(*batch.frames.shape[1:3]))
+                own.views = str(Views(*batch.frames.shape[1:3]))
                 with autocast():
-                    batch_of_scores = batch_scores(model, batch.frames, stride=stride, batch_images=batch_images)
-                scores.append(_finite(batch_of_scores.float().cpu(), batch.names))
-                labels.append(batch.labels.cpu())
-                names += batch.names
+                    scores = batch_scores(model, batch.frames, stride=stride, batch_images=batch_images)
+                own.scores.append(_finite(scores.float().cpu(), batch.names))
+                own.labels.append(batch.labels.cpu())
+                own.names += batch.names
             progress(len(batch.names) + len(batch.skipped))
-    if not names:
+    parts = gather(own)
+    skipped = [clip for part in parts for clip in part.skipped]
+    if not any(part.names for part in parts):
         cause = f"; the first, {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
         raise InputError(f"test: no clip could be read of {len(skipped)}{cause}")
     return (
         ScoreFile(
-            names=tuple(names),
-            labels=torch.cat(labels).numpy().astype(np.int64),
-            scores=torch.cat(scores).numpy(),
+            names=tuple(name for part in parts for name in part.names),
+            labels=torch.cat([labels for part in parts for labels in part.labels]).numpy().astype(np.int64),
+            scores=torch.cat([scores for part in parts for scores in part.scores]).numpy(),
             classes=tuple(classes),
-            views=views,
+            views=next(part.views for part in parts if part.views),
         ),
         skipped,
     )

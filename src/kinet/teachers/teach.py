@@ -29,7 +29,7 @@ from kinet.teachers.measure import Autocast, parsing_scores, scene_scores
 from kinet.teachers.teach_config import HumanTeachConfig, ParsingDataConfig, SceneTeachConfig, TeachConfig
 from kinet.teachers.teacher_checkpoint import SceneNet, TeacherCheckpoint, build_network, load_teacher, save_teacher
 from kinet.training.devices import keep_freed_memory, make_fabric
-from kinet.training.engine import Means, report_skipped
+from kinet.training.position import Means
 from kinet.training.run_folder import RunFolder, write_json
 
 console = Console(stderr=True)
@@ -125,8 +125,7 @@ def set_up(config: TeachConfig, resume: str | None) -> Teaching:
     """Open the data, build network and optimiser, and go to where the last session stopped."""
     keep_freed_memory()
     run = RunFolder(Path(config.out))
-    path = run.find_resumed(resume)
-    checkpoint = load_teacher(path) if path is not None else None
+    checkpoint = run.find_resumed(resume, load_teacher)
     task = human_task(config) if isinstance(config, HumanTeachConfig) else scene_task(config)
     torch.manual_seed(config.training.seed)
     network = build_network(config, len(task.class_names))
@@ -134,11 +133,12 @@ def set_up(config: TeachConfig, resume: str | None) -> Teaching:
     optimizer = build_optimizer(network, config)
     progress = Progress()
     if checkpoint is not None:
-        progress = restore(checkpoint, network, optimizer, task, str(path))
-    fabric = make_fabric(config.training.device, config.training.precision, config.out)
+        progress = restore(checkpoint, network, optimizer, task, str(run.last) if resume == "auto" else str(resume))
+    fabric = make_fabric(config.training.device, config.training.precision, config.out, progress.step)
     wrapped, optimizer = fabric.setup(network, optimizer)
-    if fabric.is_global_zero:
-        run.begin(config, progress.step)
+    if checkpoint is not None and checkpoint.training is not None:
+        optimizer.load_state_dict(checkpoint.training["optimizer"])  # behind the set-up, which moved the weights
+    run.begin(config, fabric, progress.step, progress.epoch)
     return Teaching(config, task, run, fabric, network, wrapped, optimizer, progress)
 
 
@@ -151,7 +151,7 @@ def train_epoch(teaching: Teaching, loader: DataLoader[Any], batches: int, advan
         done = (progress.epoch + number / batches) / config.training.epochs
         lr = set_learning_rate(teaching.optimizer, config, done)
         progress.step += 1
-        report_skipped(run.skip(batch.skipped))
+        run.skip(batch.skipped)
         if batch.images is not None and len(batch.images) >= LEAST_BATCH:
             loss = training_step(teaching, batch)
             epoch.add({"loss": loss})
@@ -192,7 +192,7 @@ def validate(teaching: Teaching, images: Dataset[Any]) -> dict[str, float]:
         generator=torch.Generator(),  # takes nothing from the network's random numbers
     )
     row, skipped = teaching.task.scores(teaching.network, loader, teaching.fabric.autocast)
-    report_skipped(teaching.run.skip(skipped))
+    teaching.run.skip(skipped)
     return row
 
 
@@ -214,7 +214,7 @@ def finish_epoch(teaching: Teaching, row: dict[str, float]) -> None:
             "progress": asdict(progress),
             "random": torch.get_rng_state(),
         }
-        save_teacher(run.last, checkpoint)
+        save_teacher(run.last, checkpoint, previous=run.previous)
         shown = "  ".join(f"{name} {row[name]:.4g}" for name in row if name not in ("epoch", "seconds"))
         console.print(f"epoch {progress.epoch}/{teaching.config.training.epochs}  {shown}", highlight=False)
     teaching.fabric.barrier()
@@ -335,7 +335,7 @@ def build_loader(teaching: Teaching) -> tuple[EpochSampler, DataLoader[Any]]:
 def restore(
     checkpoint: TeacherCheckpoint, network: nn.Module, optimizer: torch.optim.Optimizer, task: Task, source: str
 ) -> Progress:
-    """Put a training back to where a checkpoint was written.
+    """Put a training back to where a checkpoint was written, all but the optimiser's state.
 
     Raises:
         InputError: the checkpoint is a teacher alone, of other classes, network or optimiser.
@@ -352,6 +352,5 @@ def restore(
     saved = checkpoint.training["optimizer"]
     if [len(g["params"]) for g in saved["param_groups"]] != [len(g["params"]) for g in optimizer.param_groups]:
         raise InputError(f"{source}: its optimiser has other groups of weights; go on with the same training settings")
-    optimizer.load_state_dict(saved)
     torch.set_rng_state(checkpoint.training["random"])
     return Progress(**checkpoint.training["progress"])

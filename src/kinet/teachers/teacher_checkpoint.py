@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from kinet.errors import InputError
 from kinet.models.backbone import Backbone
 from kinet.models.pspnet import PSPNet
-from kinet.models.zoo import BACKBONES, build_backbone, check_fit, load_plain
+from kinet.models.zoo import BACKBONES, build_backbone, check_fit
 from kinet.teachers.teach_config import KINDS, HumanTeachConfig, SceneTeachConfig, TeachConfig, teach_config_from_dict
 from kinet.teachers.teacher import Task
-from kinet.training.checkpoint import write_whole
+from kinet.training.checkpoint import read_whole, write_whole
 
 FORMAT = 1
 
@@ -58,8 +58,8 @@ class TeacherCheckpoint:
         return "human" if isinstance(self.config, HumanTeachConfig) else "scene"
 
 
-def save_teacher(path: Path, checkpoint: TeacherCheckpoint) -> None:
-    """Write atomically: an interruption leaves the file that was there before."""
+def save_teacher(path: Path, checkpoint: TeacherCheckpoint, *, previous: Path | None = None) -> None:
+    """Write atomically; see ``write_whole``."""
     content = {
         "kinet_teacher": FORMAT,
         "task": checkpoint.task,
@@ -69,7 +69,7 @@ def save_teacher(path: Path, checkpoint: TeacherCheckpoint) -> None:
         "results": checkpoint.results,
         "training": checkpoint.training,
     }
-    write_whole(path, content)
+    write_whole(path, content, previous=previous)
 
 
 def load_teacher(path: Path) -> TeacherCheckpoint:
@@ -80,7 +80,7 @@ def load_teacher(path: Path) -> TeacherCheckpoint:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
-    checkpoint = teacher_in(load_plain(path, str(path)), path)
+    checkpoint = teacher_in(read_whole(path, str(path)), path)
     if checkpoint is None:
         raise InputError(f"{path}: not a checkpoint that kinet teach wrote")
     return checkpoint

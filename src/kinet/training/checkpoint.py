@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -15,6 +19,9 @@ from kinet.models.kinet import KINet, build_kinet
 from kinet.models.zoo import check_fit, load_plain
 
 FORMAT = 1
+SEAL = b"kinet sha256 %s\n"
+"""Stands behind the zip that ``torch.save`` wrote, with the SHA-256 of it; readers of zips pass over it."""
+SEAL_LENGTH = len(SEAL % (b"0" * 64))
 
 
 @dataclass
@@ -29,11 +36,11 @@ class Checkpoint:
     results: dict[str, float]
     """What the training knew of this model: epoch, val_top1 ..."""
     training: dict[str, Any] | None = None
-    """Optimiser, position and random state, for resuming."""
+    """What ``kinet.training.resume`` goes on with."""
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write atomically: an interruption leaves the file that was there before."""
+def save_checkpoint(path: Path, checkpoint: Checkpoint, *, previous: Path | None = None) -> None:
+    """Write atomically; see ``write_whole``."""
     content = {
         "kinet_format": FORMAT,
         "config": asdict(checkpoint.config),
@@ -43,18 +50,91 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "results": checkpoint.results,
         "training": checkpoint.training,
     }
-    write_whole(path, content)
+    write_whole(path, content, previous=previous)
 
 
-def write_whole(path: Path, content: dict[str, Any]) -> None:
-    """``torch.save`` that leaves the file that was there before where it is interrupted."""
+class SealedFile:
+    """A file for ``torch.save`` that takes the SHA-256 of what passes, and keeps the error that stopped it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error  # torch raises a RuntimeError of its own in place of it
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def write_whole(path: Path, content: dict[str, Any], *, previous: Path | None = None) -> None:
+    """``torch.save`` with a checksum, that leaves the file that was there before where it is interrupted.
+
+    Args:
+        previous: where the file that was there before goes; None drops it.
+    """
+    with replacement(path, previous) as file:
+        sealed = SealedFile(file)
+        try:
+            torch.save(content, sealed)  # type: ignore[arg-type]  # it only writes
+        except RuntimeError as error:
+            raise sealed.error or error from error
+        file.write(SEAL % sealed.digest.hexdigest().encode())
+
+
+@contextmanager
+def replacement(path: Path, previous: Path | None = None) -> Iterator[IO[bytes]]:
+    """A file that takes the place of ``path`` once it lies whole on the disk; nothing of it stays after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if previous is not None and path.exists():
+        path.replace(previous)
     temporary.replace(path)
+    if hasattr(os, "O_DIRECTORY"):  # where a folder can be opened, to put the renaming itself on the disk
+        folder = os.open(path.parent, os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def read_whole(path: Path, what: str) -> Any:
+    """The plain values of a file that ``write_whole`` wrote; one without a checksum is read as it is.
+
+    Raises:
+        InputError: the file is damaged, or loading it would run code. The line begins with ``what``.
+    """
+    with path.open("rb") as file:
+        length = max(0, file.seek(0, os.SEEK_END) - SEAL_LENGTH)
+        file.seek(length)
+        seal = re.fullmatch(SEAL % b"([0-9a-f]{64})", file.read())
+        if seal is not None and hash_of(file, length) != seal[1].decode():
+            raise InputError(f"{what}: damaged, its SHA-256 is not the one at its end; delete it")
+    return load_plain(path, what)
+
+
+def hash_of(file: IO[bytes], length: int) -> str:
+    """The SHA-256 of a file's first ``length`` bytes."""
+    file.seek(0)
+    digest = hashlib.sha256()
+    while part := file.read(min(length, 2**20)):
+        digest.update(part)
+        length -= len(part)
+    return digest.hexdigest()
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -71,7 +151,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         path = present[0]
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
-    content = load_plain(path, str(path))
+    content = read_whole(path, str(path))
     if not isinstance(content, dict) or "kinet_format" not in content:
         raise InputError(f"{path}: not a kinet checkpoint (weights of a backbone go into model.weights)")
     if content["kinet_format"] != FORMAT:

@@ -21,19 +21,20 @@ Precision = Literal["auto", "bf16-mixed", "32-true"]
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 
-def build_fabric(config: Config, *, log: bool = True) -> Fabric:
+def build_fabric(config: Config, *, log: bool = True, steps: int = 0) -> Fabric:
     """Fabric for the config's device and precision; under ``torchrun`` it joins the other processes.
 
     Args:
         log: write TensorBoard files into ``config.out``.
+        steps: done before; TensorBoard drops what an interrupted session wrote behind them.
 
     Raises:
         InputError: ``training.device`` is cuda and there is none.
     """
-    return make_fabric(config.training.device, config.training.precision, config.out if log else None)
+    return make_fabric(config.training.device, config.training.precision, config.out if log else None, steps)
 
 
-def make_fabric(device: str, precision: Precision, log_folder: str | None) -> Fabric:
+def make_fabric(device: str, precision: Precision, log_folder: str | None, steps: int = 0) -> Fabric:
     """The same from single settings; TensorBoard files go into ``log_folder``."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -47,7 +48,7 @@ def make_fabric(device: str, precision: Precision, log_folder: str | None) -> Fa
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
         precision=precision,
-        loggers=TensorBoardLogger(root_dir=log_folder, name="tensorboard", version="") if log_folder else None,
+        loggers=TensorBoardLogger(log_folder, "tensorboard", "", purge_step=steps + 1) if log_folder else None,
     )
     fabric.launch()
     return fabric

@@ -34,12 +34,7 @@ def label_clips(config: TeachersConfig, auxiliaries: Sequence[str], clips: Manif
     """
     teachers: dict[str, Teacher] = {}
     for task in auxiliaries:
-        teacher_config = config.human if task == "human" else config.scene
-        if teacher_config is None:
-            raise InputError(
-                f"teachers.{task}: the {task} branch needs one; name it, or take {task} out of model.auxiliaries"
-            )
-        teacher = open_teacher(teacher_config)
+        teacher = open_teacher(named_teacher(config, task))
         if teacher.task != task:
             raise InputError(f"teachers.{task}: {teacher.name} is a teacher of the task {teacher.task}")
         teachers[task] = teacher
@@ -50,6 +45,16 @@ def label_clips(config: TeachersConfig, auxiliaries: Sequence[str], clips: Manif
     if config.labels == "on_the_fly":
         return Labelling(TeacherLabels(human, scene), scene_names)
     return fill_cache(Path(config.cache), human, scene, clips)
+
+
+def named_teacher(config: TeachersConfig, task: str) -> TeacherConfig:
+    """The teacher of an auxiliary branch. Raises InputError where none is named."""
+    teacher = config.human if task == "human" else config.scene
+    if teacher is None:
+        raise InputError(
+            f"teachers.{task}: the {task} branch needs one; name it, or take {task} out of model.auxiliaries"
+        )
+    return teacher
 
 
 def open_teacher(config: TeacherConfig) -> Teacher:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from kinet.models.akg import edge_entropy
 from kinet.models.kinet import KINet, build_kinet
 from kinet.models.zoo import check_fit
 from kinet.progress import Advance, clip_progress
+from kinet.teachers.fixed_teacher import open_fixed_teachers
 from kinet.teachers.labelling import Labelling, label_clips
 from kinet.training.checkpoint import Checkpoint, save_checkpoint
 from kinet.training.criterion import Targets, joint_loss
@@ -84,7 +85,13 @@ class Training:
     """Shows progress."""
 
 
-def train(config: Config, *, labelling: Labelling | None = None, resume: str | None = None) -> dict[str, Any]:
+def train(
+    config: Config,
+    *,
+    labelling: Labelling | None = None,
+    teachers: Mapping[str, nn.Module] | None = None,
+    resume: str | None = None,
+) -> dict[str, Any]:
     """Train TSN or KINet, and return what ``result.json`` holds.
 
     The run's folder ``config.out`` gets ``config.yaml``, ``environment.json``, ``metrics.jsonl``, TensorBoard
@@ -93,6 +100,7 @@ def train(config: Config, *, labelling: Labelling | None = None, resume: str | N
 
     Args:
         labelling: the pseudo labels; by default those of ``config.teachers``.
+        teachers: networks for fixed branches, by task (see ``StagedNetwork``); by default those of ``config.teachers``.
         resume: ``auto`` goes on with the run in ``config.out`` if there is one, a path with that checkpoint. None
             starts anew, and refuses a folder that holds a run.
 
@@ -100,7 +108,7 @@ def train(config: Config, *, labelling: Labelling | None = None, resume: str | N
         InputError: a wrong config or manifest, or a folder that holds a run.
         NonFiniteLoss: the loss or its gradient became NaN or infinite. The checkpoints stay as they were.
     """
-    training = set_up(config, labelling, resume)
+    training = set_up(config, labelling, teachers, resume)
     position, run = training.position, training.run
     sampler, loader = build_loader(training)
     steps, clips_a_step = sampler.batches * config.training.epochs, config.data.batch_size
@@ -128,16 +136,20 @@ def train(config: Config, *, labelling: Labelling | None = None, resume: str | N
     return result
 
 
-def set_up(config: Config, labelling: Labelling | None, resume: str | None) -> Training:
+def set_up(
+    config: Config, labelling: Labelling | None, teachers: Mapping[str, nn.Module] | None, resume: str | None
+) -> Training:
     """Open the data, make the labels, build network and optimiser, and go to where the last session stopped."""
     keep_freed_memory()
     run = RunFolder(Path(config.out))
     checkpoint = run.find_checkpoint(resume)
     clips, val_clips = open_manifests(config)
-    labelling = labelling or label_clips(config.teachers, config.model.auxiliaries, clips)
+    labelling = labelling or label_clips(config.teachers, config.model.labelled_auxiliaries, clips)
+    model_config, teachers = open_fixed_teachers(config, teachers)
+    config = replace(config, model=model_config)
 
     torch.manual_seed(config.training.seed)
-    model = build_kinet(config.model, len(clips.classes), len(labelling.scene_names)).to_channels_last()
+    model = build_kinet(config.model, len(clips.classes), len(labelling.scene_names), teachers).to_channels_last()
     freeze_parameters(model, config.training)
     optimizer: torch.optim.Optimizer = build_optimizer(model, config.training)
     position = Position()
@@ -344,13 +356,25 @@ def check_same_training(
             raise InputError(f"{config.out}: training.{key} is {now}, the checkpoint's was {before}; go on with that")
 
 
+def check_same_teachers(state: Mapping[str, Tensor], model: KINet, source: str) -> None:
+    """Refuse to go on with another teacher in a fixed branch than the checkpoint's."""
+    for name, tensor in model.fixed.state_dict().items():
+        task, part, _ = name.split(".", 2)
+        if part == "teacher" and not tensor.equal(state[f"fixed.{name}"]):
+            raise InputError(
+                f"{source}: teachers.{task} is not the one that this run began with; go on with that, or train anew in "
+                "another --out"
+            )
+
+
 def restore(checkpoint: Checkpoint, model: KINet, optimizer: torch.optim.Optimizer, source: str) -> Position:
     """Put a training back to where a checkpoint was written.
 
     Raises:
-        InputError: the config's network has become another since.
+        InputError: the config's network, or a fixed branch's teacher, has become another since.
     """
     check_fit(checkpoint.model, model, source)
+    check_same_teachers(checkpoint.model, model, source)
     model.load_state_dict(checkpoint.model)
     assert checkpoint.training is not None
     optimizer.load_state_dict(checkpoint.training["optimizer"])

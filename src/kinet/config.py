@@ -264,11 +264,11 @@ def check_label_losses(config: Config, source: str) -> None:
     """Refuse settings of the losses that branches without pseudo labels do not have."""
     if config.model.auxiliary_branches == "learned":
         return
-    for key in ("human", "scene", "soft_labels", "temperature"):
+    for key, off in {"human": 0, "scene": 0, "soft_labels": False, "temperature": 1}.items():
         value = getattr(config.loss, key)
-        if value not in (0, getattr(LossConfig(), key)):
+        if value not in (off, getattr(LossConfig(), key)):
             raise InputError(
-                f"{source}: loss.{key}: {value} is of pseudo labels, which fixed branches do not learn; leave it out"
+                f"{source}: loss.{key}: {value} is of pseudo labels, which fixed branches do not learn; set it to {off}"
             )
 
 

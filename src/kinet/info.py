@@ -232,7 +232,7 @@ def parts_rendered(info: dict[str, Any]) -> Table:
     table = Table(title=f"forward pass, {size} x {size} pixels, clips of {segments} frames")
     table.caption = "1 GFLOP = 0.5 GMACs: a multiply-add is two operations"
     table.add_column("part")
-    for column in ("parameters, M", "frozen, M", "GMACs a clip", "GFLOPs a clip", "GFLOPs an image"):
+    for column in ("parameters,\nM", "frozen,\nM", "GMACs\na clip", "GFLOPs\na clip", "GFLOPs\nan image"):
         table.add_column(column, justify="right")
     rows = [(part["part"] + ("" if part["inference"] else " (training only)"), part) for part in info["parts"]]
     for name, row in [*rows, ("training", info["training"]), ("inference", info["inference"])]:

@@ -24,7 +24,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_there_are_shipped_configs() -> None:
-    assert len(CONFIGS) == 8
+    assert len(CONFIGS) == 9
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from kinet.config import ModelConfig
+from kinet.config import ModelConfig, TrainingConfig, TrunkConfig, TrunksConfig
 from kinet.info import (
     READINGS,
     Reading,
@@ -22,6 +22,8 @@ from kinet.info import (
     skeleton,
 )
 from kinet.models.kinet import KINet, build_kinet
+from kinet.models.zoo import BACKBONES
+from kinet.training.optim import freeze_parameters
 
 SMALL = {"backbone": "mobilenet_v2", "weights": "none"}
 TSN = {"auxiliaries": [], "cbi": [], "akg": "none"}
@@ -31,6 +33,11 @@ CONFIGS = [
     ModelConfig(**SMALL, auxiliaries=["human"], cbi=[], akg="embedded"),
     ModelConfig(**SMALL, auxiliaries=["scene"], cbi=["res5_1"], akg="none"),
     ModelConfig(**SMALL | TSN),
+    ModelConfig(
+        **SMALL,
+        auxiliary_branches="fixed",
+        fixed_trunks=TrunksConfig(TrunkConfig("resnet18", 8), TrunkConfig("resnet10_narrow")),
+    ),
 ]
 
 
@@ -46,6 +53,23 @@ def test_parts_add_up_to_the_network_in_training_and_at_inference(config: ModelC
     assert info["inference"]["parameters"] == parameters(model.drop_auxiliary_heads())
     without_heads = info_dict(parts_table(model, 64), config.segments, 64)
     assert without_heads["training"] == without_heads["inference"] == info["inference"]
+
+
+def test_frozen_and_trainable_parameters_are_counted_apart() -> None:
+    fixed = skeleton(CONFIGS[-1], 7)
+    parts = {part["part"]: part for part in info_dict(parts_table(fixed, 64), 3, 64)["parts"]}
+    trunk = BACKBONES["resnet18"]()
+    teacher = parts["human teacher"]
+    assert teacher["frozen_parameters"] == teacher["parameters"] == parameters(trunk) - 513 * 1000
+    assert teacher["gmacs_per_clip"] > 2 * parts["scene teacher"]["gmacs_per_clip"]
+    # the default CBIs stand behind res4 (96 channels) and res5_2 (160), d is 1280; the teacher's are 256, 512 and 512
+    assert parts["human projections"]["trainable_parameters"] == 257 * 96 + 513 * 160 + 513 * 1280
+    assert sum(part["frozen_parameters"] > 0 for part in parts.values()) == 2
+
+    freeze_parameters(fixed, TrainingConfig(freeze_until="res3"))
+    total = info_dict(parts_table(fixed, 64), 3, 64)["training"]
+    assert total["frozen_parameters"] == sum(p.numel() for p in fixed.parameters() if not p.requires_grad)
+    assert total["frozen_parameters"] + total["trainable_parameters"] == total["parameters"]
 
 
 @pytest.fixture(scope="module")

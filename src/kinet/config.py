@@ -17,6 +17,24 @@ from kinet.teachers.teacher_config import TeacherConfig
 
 
 @dataclass
+class TrunkConfig:
+    """The layers of a frozen teacher whose features a fixed branch takes."""
+
+    backbone: str
+    """By the names of ``ModelConfig.backbone``."""
+    output_stride: int = 32
+    """Input pixels per pixel of the last map: 32, or less where the layers are dilated, as PSPNet's are."""
+
+
+@dataclass
+class TrunksConfig:
+    """Those of the teachers, by task."""
+
+    human: TrunkConfig | None = None
+    scene: TrunkConfig | None = None
+
+
+@dataclass
 class ModelConfig:
     """The network. With ``auxiliaries: []``, ``cbi: []`` and ``akg: none`` it is TSN."""
 
@@ -26,6 +44,11 @@ class ModelConfig:
     """``imagenet`` (the official file, fetched and checked), ``imagenet_v2``, a path, or ``none``."""
     auxiliaries: list[Literal["scene", "human"]] = field(default_factory=lambda: ["scene", "human"])
     """The auxiliary branches."""
+    auxiliary_branches: Literal["learned", "fixed"] = "learned"
+    """``learned``: trained branches that learn the teachers' pseudo labels. ``fixed``: the frozen teachers' own
+    features, projected to the action branch's width (the paper's Table 4); see docs/fixed_branches.md."""
+    fixed_trunks: TrunksConfig = field(default_factory=TrunksConfig)
+    """What the teachers of fixed branches are; training fills it in from the teachers' files."""
     share_until: str = "res3"
     """The last stage or block that the branches share."""
     aux_width: float = 1.0
@@ -44,6 +67,11 @@ class ModelConfig:
     """N_seg: frames of a clip in training, and of a window in testing."""
     dropout: float = 0.5
     """Before the action classifier and the scene classifier."""
+
+    @property
+    def labelled_auxiliaries(self) -> list[Literal["scene", "human"]]:
+        """The branches that learn pseudo labels: fixed ones do not."""
+        return self.auxiliaries if self.auxiliary_branches == "learned" else []
 
 
 @dataclass
@@ -81,7 +109,7 @@ class DataConfig:
 
 @dataclass
 class TeachersConfig:
-    """The frozen teachers, whose pseudo labels the auxiliary branches learn."""
+    """The frozen teachers, whose pseudo labels the auxiliary branches learn, or whose features are fixed branches."""
 
     human: TeacherConfig | None = None
     """Finds people."""
@@ -187,6 +215,7 @@ def load_config(path: Path, arguments: Sequence[str] = ()) -> Config:
     """The config of a training of KINet; see ``read_config``."""
     config = read_config(path, arguments, Config, LIMITS)
     check_scales(config.data.scales, str(path))
+    check_label_losses(config, str(path))
     return config
 
 
@@ -213,6 +242,7 @@ def config_from_dict(values: dict[str, Any], source: str) -> Config:
     """``parse_config`` of a training of KINet."""
     config = parse_config(values, source, Config, LIMITS)
     check_scales(config.data.scales, source)
+    check_label_losses(config, source)
     return config
 
 
@@ -234,6 +264,18 @@ def parse_config(values: dict[str, Any], source: str, kind: type[AnyConfig], lim
 def check_scales(scales: Sequence[float], source: str) -> None:
     if not scales:
         raise InputError(f"{source}: data.scales: is empty; [1.0] crops at one scale")
+
+
+def check_label_losses(config: Config, source: str) -> None:
+    """Refuse settings of the losses that branches without pseudo labels do not have."""
+    if config.model.auxiliary_branches == "learned":
+        return
+    for key, off in {"human": 0, "scene": 0, "soft_labels": False, "temperature": 1}.items():
+        value = getattr(config.loss, key)
+        if value not in (off, getattr(LossConfig(), key)):
+            raise InputError(
+                f"{source}: loss.{key}: {value} is of pseudo labels, which fixed branches do not learn; set it to {off}"
+            )
 
 
 def check_numbers(config: Any, source: str, limits: Limits) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from kinet.config import Config, ModelConfig
 from kinet.evaluation.protocol import eval_mode
 from kinet.models.kinet import KINet, build_kinet
+from kinet.teachers.fixed_teacher import open_fixed_teachers
+from kinet.training.optim import freeze_parameters
 
 PLACES365 = 365
 KINETICS400 = 400
@@ -49,6 +51,8 @@ class PartCost:
     """Multiply-adds for one clip of N_seg frames. FLOPs are twice as many."""
     inference: bool
     """Whether it stays at inference; the human decoder and the scene classifier do not."""
+    frozen: int = 0
+    """Those of the parameters that training holds: all of fixed teachers, and what ``training`` freezes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +78,18 @@ class Reading:
         return self.inference + self.heads
 
 
-def skeleton(config: ModelConfig, classes: int, scene_classes: int = PLACES365) -> KINet:
-    """The network of ``config`` for its shapes alone: its weights are not set.
+def skeleton(
+    config: ModelConfig,
+    classes: int,
+    scene_classes: int = PLACES365,
+    teachers: Mapping[str, nn.Module] | None = None,
+) -> KINet:
+    """The network of ``config`` for its shapes alone: its weights, and those of ``teachers``, are not set.
 
     Raises ``InputError`` as ``build_kinet`` does.
     """
     with torch.device("meta"):
-        model = build_kinet(replace(config, weights="none"), classes, scene_classes)
+        model = build_kinet(replace(config, weights="none"), classes, scene_classes, teachers)
     return model.to_empty(device="cpu")
 
 
@@ -125,6 +134,7 @@ def parts_table(model: KINet, input_size: int) -> list[PartCost]:
             _count(module),
             flops[name] // 2,
             module not in (model.human_decoder, model.scene_classifier),
+            sum(parameter.numel() for parameter in module.parameters() if not parameter.requires_grad),
         )
         for name, module in parts.items()
     ]
@@ -133,6 +143,8 @@ def parts_table(model: KINet, input_size: int) -> list[PartCost]:
 def _parts(model: KINet) -> dict[str, nn.Module]:
     parts: dict[str, nn.Module | None] = {"shared layers": model.shared}
     parts |= {f"{name} branch": trunk for name, trunk in model.trunks.items()}
+    for name, branch in zip(model.fixed, model.fixed_branches(), strict=True):
+        parts |= {f"{name} teacher": branch.teacher, f"{name} projections": branch.projections}
     parts |= {
         "CBI": model.cbi if len(model.cbi) else None,
         "AKG": model.graph,
@@ -191,22 +203,29 @@ def readings_dict(rows: Sequence[Reading]) -> list[dict[str, Any]]:
 def info_dict(parts: Sequence[PartCost], segments: int, input_size: int) -> dict[str, Any]:
     """The parts and their totals, for JSON. Operations are of the forward pass."""
 
-    def costs(parameters: int, macs: int) -> dict[str, float]:
+    def costs(parameters: int, frozen: int, macs: int) -> dict[str, float]:
         return {
             "parameters": parameters,
+            "trainable_parameters": parameters - frozen,
+            "frozen_parameters": frozen,
             "gmacs_per_clip": macs / 1e9,
             "gflops_per_clip": 2 * macs / 1e9,
             "gflops_per_image": 2 * macs / 1e9 / segments,
         }
 
     def total(chosen: Sequence[PartCost]) -> dict[str, float]:
-        return costs(sum(part.parameters for part in chosen), sum(part.macs for part in chosen))
+        return costs(
+            sum(part.parameters for part in chosen),
+            sum(part.frozen for part in chosen),
+            sum(part.macs for part in chosen),
+        )
 
     return {
         "segments": segments,
         "input_size": input_size,
         "parts": [
-            {"part": part.part, "inference": part.inference} | costs(part.parameters, part.macs) for part in parts
+            {"part": part.part, "inference": part.inference} | costs(part.parameters, part.frozen, part.macs)
+            for part in parts
         ],
         "training": total(parts),
         "inference": total([part for part in parts if part.inference]),
@@ -219,7 +238,7 @@ def parts_rendered(info: dict[str, Any]) -> Table:
     table = Table(title=f"forward pass, {size} x {size} pixels, clips of {segments} frames")
     table.caption = "1 GFLOP = 0.5 GMACs: a multiply-add is two operations"
     table.add_column("part")
-    for column in ("parameters, M", "GMACs a clip", "GFLOPs a clip", "GFLOPs an image"):
+    for column in ("parameters,\nM", "frozen,\nM", "GMACs\na clip", "GFLOPs\na clip", "GFLOPs\nan image"):
         table.add_column(column, justify="right")
     rows = [(part["part"] + ("" if part["inference"] else " (training only)"), part) for part in info["parts"]]
     for name, row in [*rows, ("training", info["training"]), ("inference", info["inference"])]:
@@ -228,6 +247,7 @@ def parts_rendered(info: dict[str, Any]) -> Table:
         table.add_row(
             name,
             f"{row['parameters'] / 1e6:.2f}",
+            f"{row['frozen_parameters'] / 1e6:.2f}",
             *(f"{row[key]:.3f}" for key in ("gmacs_per_clip", "gflops_per_clip", "gflops_per_image")),
         )
     return table
@@ -245,9 +265,24 @@ def readings_rendered(rows: Sequence[Reading]) -> Table:
     return table
 
 
+def unknown_trunks(config: ModelConfig) -> bool:
+    """Whether only the teachers' files can say what the fixed branches are."""
+    return config.auxiliary_branches == "fixed" and None in (
+        getattr(config.fixed_trunks, task) for task in config.auxiliaries
+    )
+
+
+def training_skeleton(config: Config, classes: int) -> KINet:
+    """The network that a training has, for its shapes alone: with its fixed teachers, and frozen where it freezes."""
+    model_config, teachers = open_fixed_teachers(config) if unknown_trunks(config.model) else (config.model, None)
+    model = skeleton(model_config, classes, teachers=teachers)
+    freeze_parameters(model, config.training)
+    return model
+
+
 def print_info(config: Config, classes: int, *, as_json: bool) -> None:
     """``kinet info``: the cost of the config's network and the readings of the paper, as tables or as JSON."""
-    model = skeleton(config.model, classes)
+    model = training_skeleton(config, classes)
     parts = info_dict(parts_table(model, config.data.input_size), config.model.segments, config.data.input_size)
     rows = readings()
     if as_json:

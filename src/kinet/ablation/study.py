@@ -19,7 +19,7 @@ from kinet.config import Config
 from kinet.errors import InputError
 from kinet.evaluation.protocol import Views
 from kinet.evaluation.run_test import TestOptions, run_test
-from kinet.info import inference_parameters, parts_table, skeleton
+from kinet.info import inference_parameters, parts_table, training_skeleton
 from kinet.teachers.labelling import Labelling
 from kinet.training.engine import NonFiniteLoss, train
 from kinet.training.run_folder import RunFolder, environment, read_log, to_plain, write_json
@@ -183,6 +183,6 @@ def report(out: Path, rows: Sequence[Row], options: StudyOptions) -> dict[str, A
 
 def costs(run: Config, classes: int) -> dict[str, float]:
     """Parameters at inference, and multiply-adds of a clip of N_seg frames."""
-    model = skeleton(run.model, classes)
+    model = training_skeleton(run, classes)
     parts = [part for part in parts_table(model, run.data.input_size) if part.inference]
     return {"parameters": inference_parameters(model), "gmacs_per_clip": sum(part.macs for part in parts) / 1e9}

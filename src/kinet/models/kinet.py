@@ -10,11 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kinet.config import ModelConfig
+from kinet.config import ModelConfig, TrunksConfig
 from kinet.errors import InputError
 from kinet.models.akg import ActionKnowledgeGraph
 from kinet.models.backbone import Backbone, Block
 from kinet.models.cbi import CrossBranchIntegration
+from kinet.models.fixed_branch import FixedBranch, fixed_branches
 from kinet.models.human_decoder import HumanDecoder, mask_side
 from kinet.models.normalise import normalise
 from kinet.models.zoo import build_backbone
@@ -52,7 +53,8 @@ class KINet(nn.Module):
     pooled features of all branches and frames are the nodes of the graph; the mean of the action nodes is
     classified. Without auxiliaries and graph this is TSN (Wang et al., 2016) with average consensus.
 
-    The human decoder and the scene classifier serve the joint training only, see ``drop_auxiliary_heads``.
+    The human decoder and the scene classifier serve the joint training only, see ``drop_auxiliary_heads``. Fixed
+    branches have neither.
 
     Args:
         backbone: gives the input normalisation.
@@ -64,6 +66,7 @@ class KINet(nn.Module):
         segments: N_seg.
         dropout: before both classifiers.
         scene_classes: number of scenes S, for the scene branch's classifier.
+        fixed: auxiliary branches that are frozen teachers, by name.
     """
 
     mean: Tensor
@@ -81,6 +84,7 @@ class KINet(nn.Module):
         segments: int,
         dropout: float,
         scene_classes: int,
+        fixed: Mapping[str, FixedBranch] | None = None,
     ) -> None:
         super().__init__()
         self.segments = segments
@@ -93,6 +97,7 @@ class KINet(nn.Module):
         self.trunks = nn.ModuleDict(
             {name: nn.ModuleDict({block.name: block.module for block in blocks}) for name, blocks in branches.items()}
         )
+        self.fixed = nn.ModuleDict(fixed)
         self.cbi = nn.ModuleDict(cbi)
         self.graph = graph
 
@@ -110,7 +115,7 @@ class KINet(nn.Module):
     @property
     def branches(self) -> tuple[str, ...]:
         """Names of the branches, in the order of the nodes: ``action`` first."""
-        return tuple(self.trunks)
+        return (*self.trunks, *self.fixed)
 
     def forward(self, clips: Tensor, *, auxiliary: bool = True) -> KINetOutput:
         """Scores of clips of N_seg frames each.
@@ -136,19 +141,24 @@ class KINet(nn.Module):
         x = normalise(frames, self.mean, self.std)
         for block in self.shared.values():
             x = block(x)
-        maps = dict.fromkeys(self.branches, x)
+        maps = dict.fromkeys(self.trunks, x)
+        fixed = [(branch, branch.teacher_maps(frames)) for branch in self.fixed_branches()]
         human_maps = []
         for name in self.block_names:
             for branch, trunk in self.trunks.items():
                 assert isinstance(trunk, nn.ModuleDict)
                 maps[branch] = trunk[name](maps[branch])
             if name in self.cbi:
-                auxiliaries = [maps[branch] for branch in self.branches[1:]]
-                maps[ACTION] = self.cbi[name](maps[ACTION], auxiliaries)
+                action = maps[ACTION]
+                auxiliaries = [auxiliary for branch, auxiliary in maps.items() if branch != ACTION]
+                size = (action.shape[2], action.shape[3])
+                auxiliaries += [branch.map_at(name, given, size) for branch, given in fixed]
+                maps[ACTION] = self.cbi[name](action, auxiliaries)
             if self.human_decoder is not None and name in self.human_levels:
                 human_maps.append(maps[HUMAN])
-        nodes = torch.stack([feature_map.mean(dim=(2, 3)) for feature_map in maps.values()], dim=1)
-        return BranchFeatures(nodes, human_maps)
+        nodes = [feature_map.mean(dim=(2, 3)) for feature_map in maps.values()]
+        nodes += [node for branch, given in fixed for node in branch.nodes(given)]
+        return BranchFeatures(torch.stack(nodes, dim=1), human_maps)
 
     def nodes(self, frames: Tensor) -> Tensor:
         """The graph's nodes for images (M, 3, H, W): (M, K, d). An image's nodes do not depend on its window."""
@@ -173,21 +183,35 @@ class KINet(nn.Module):
         self.scene_classifier = None
         return self
 
+    def fixed_branches(self) -> Iterator[FixedBranch]:
+        """The auxiliary branches that are frozen teachers."""
+        for branch in self.fixed.values():
+            assert isinstance(branch, FixedBranch)
+            yield branch
+
     def backbone_modules(self) -> Iterator[nn.Module]:
-        """All modules that come from the backbone, in order; CBI, graph, decoder and classifiers are not among them."""
+        """All modules that come from the backbone, in order.
+
+        CBI, graph, decoder, classifiers and fixed branches are not among them.
+        """
         for part in (self.shared, self.trunks):
             yield from part.modules()
 
 
-def build_kinet(config: ModelConfig, classes: int, scene_classes: int = 365) -> KINet:
+def build_kinet(
+    config: ModelConfig, classes: int, scene_classes: int = 365, teachers: Mapping[str, nn.Module] | None = None
+) -> KINet:
     """Put the network of ``config`` together, with its pretrained weights.
 
     Args:
         classes: number of actions.
         scene_classes: number of the scene teacher's classes.
+        teachers: of fixed branches, by task: networks with their weights, see ``StagedNetwork``. Without one, the
+            network that ``config.fixed_trunks`` describes is built, whose weights are to be loaded.
 
     Raises:
-        InputError: an unknown backbone, stage or block, settings that exclude each other, or weights that can't be had.
+        InputError: an unknown backbone, stage or block, settings that exclude each other, weights that can't be had,
+            or a teacher that a fixed branch can't take features from.
     """
     if len(set(config.auxiliaries)) < len(config.auxiliaries):
         raise InputError(f"model.auxiliaries: {config.auxiliaries} names a branch twice")
@@ -200,6 +224,11 @@ def build_kinet(config: ModelConfig, classes: int, scene_classes: int = 365) -> 
     if not 0 <= config.dropout < 1:
         raise InputError(f"model.dropout: {config.dropout} is not from 0 to below 1")
 
+    if config.auxiliary_branches == "fixed":
+        check_fixed(config)
+    elif config.fixed_trunks != TrunksConfig():
+        raise InputError("model.fixed_trunks: needs model.auxiliary_branches: fixed; set that, or leave it out")
+
     backbone = build_backbone(config.backbone, weights=config.weights)
     blocks = backbone.blocks()
     first_branched = find_block(config.share_until, blocks, "model.share_until") + 1
@@ -209,14 +238,15 @@ def build_kinet(config: ModelConfig, classes: int, scene_classes: int = 365) -> 
 
     branches = {ACTION: action}
     for auxiliary in (SCENE, HUMAN):
-        if auxiliary in config.auxiliaries:
+        if auxiliary in config.labelled_auxiliaries:
             branches[auxiliary] = auxiliary_blocks(config, blocks)[first_branched:]
 
-    cbi = {}
+    cbi, places = {}, []
     for name in config.cbi:
         block = blocks[find_block(name, blocks, "model.cbi")]
         if block not in action:
             raise InputError(f"model.cbi: {name} is shared by all branches (share_until: {config.share_until})")
+        places.append(block)
         cbi[block.name] = CrossBranchIntegration(block.channels, len(config.auxiliaries), config.cbi_gate)
 
     graph = None
@@ -224,6 +254,12 @@ def build_kinet(config: ModelConfig, classes: int, scene_classes: int = 365) -> 
         graph = ActionKnowledgeGraph(
             backbone.feature_channels, config.akg, scale=config.akg_scale, residual=config.akg_residual
         )
+    fixed = {}
+    if config.auxiliary_branches == "fixed":
+        trunks = {SCENE: config.fixed_trunks.scene, HUMAN: config.fixed_trunks.human}
+        tasks = [task for task in trunks if task in config.auxiliaries]
+        channels = None if graph is None else backbone.feature_channels
+        fixed = fixed_branches(tasks, trunks, teachers or {}, places, channels)
     return KINet(
         backbone,
         shared,
@@ -234,7 +270,18 @@ def build_kinet(config: ModelConfig, classes: int, scene_classes: int = 365) -> 
         segments=config.segments,
         dropout=config.dropout,
         scene_classes=scene_classes,
+        fixed=fixed,
     )
+
+
+def check_fixed(config: ModelConfig) -> None:
+    """Refuse fixed branches that nobody would see, and settings of learned ones. Raises InputError."""
+    if not config.auxiliaries:
+        raise InputError("model.auxiliary_branches: fixed, but model.auxiliaries names none; name scene or human there")
+    if not config.cbi and config.akg == "none":
+        raise InputError("model.auxiliary_branches: fixed ones serve CBI and graph alone; set model.cbi or model.akg")
+    if config.aux_width != 1:
+        raise InputError("model.aux_width: needs model.auxiliary_branches: learned; set that, or leave it out")
 
 
 def auxiliary_blocks(config: ModelConfig, blocks: Sequence[Block]) -> list[Block]:

@@ -79,6 +79,10 @@ class PSPNet(nn.Module):
                 auxiliary = self.classify_auxiliary(x)
         return PSPOutput(self.classify(self.pyramid(x)), auxiliary)
 
+    def feature_blocks(self) -> dict[str, nn.Module]:
+        """The backbone's blocks by name, in order, the last feature map's last."""
+        return dict(self.backbone.items())
+
     def new_layers(self) -> list[nn.Module]:
         """The parts that no published weights fill."""
         return [self.pyramid, self.classify, self.classify_auxiliary]

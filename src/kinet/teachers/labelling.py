@@ -53,16 +53,21 @@ def open_teachers(config: TeachersConfig, auxiliaries: Sequence[str]) -> tuple[T
     """The human and the scene teacher, None where there is no such branch. Raises InputError as ``label_clips``."""
     teachers: dict[str, Teacher] = {}
     for task in auxiliaries:
-        teacher_config = config.human if task == "human" else config.scene
-        if teacher_config is None:
-            raise InputError(
-                f"teachers.{task}: the {task} branch needs one; name it, or take {task} out of model.auxiliaries"
-            )
-        teacher = open_teacher(teacher_config)
+        teacher = open_teacher(named_teacher(config, task))
         if teacher.task != task:
             raise InputError(f"teachers.{task}: {teacher.name} is a teacher of the task {teacher.task}")
         teachers[task] = teacher
     return teachers.get("human"), teachers.get("scene")
+
+
+def named_teacher(config: TeachersConfig, task: str) -> TeacherConfig:
+    """The teacher of an auxiliary branch. Raises InputError where none is named."""
+    teacher = config.human if task == "human" else config.scene
+    if teacher is None:
+        raise InputError(
+            f"teachers.{task}: the {task} branch needs one; name it, or take {task} out of model.auxiliaries"
+        )
+    return teacher
 
 
 def open_teacher(config: TeacherConfig) -> Teacher:

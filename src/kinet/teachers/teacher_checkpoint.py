@@ -38,6 +38,10 @@ class SceneNet(nn.Module):
         scores: Tensor = self.backbone(x.contiguous(memory_format=torch.channels_last))
         return scores
 
+    def feature_blocks(self) -> dict[str, nn.Module]:
+        """The backbone's blocks by name, in order, the last feature map's last."""
+        return {block.name: block.module for block in self.backbone.blocks()}
+
     def new_layers(self) -> list[nn.Module]:
         """The classifier, which published weights do not fill."""
         return [module for module in self.backbone.modules() if isinstance(module, nn.Linear)]

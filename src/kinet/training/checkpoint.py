@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+from torch import nn
 
 from kinet.config import Config, config_from_dict
 from kinet.errors import InputError
@@ -169,17 +170,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def load_model(checkpoint: Checkpoint, source: str) -> KINet:
+def load_model(checkpoint: Checkpoint, source: str, teachers: Mapping[str, nn.Module] | None = None) -> KINet:
     """Build the checkpoint's network and fill in its weights.
 
     Args:
         source: the file, for the error.
+        teachers: by task, of fixed branches that were given to ``train``; their weights are the checkpoint's too.
 
     Raises:
         InputError: the weights are not of the network that the checkpoint's config describes.
     """
     checkpoint.config.model.weights = "none"
-    model = build_kinet(checkpoint.config.model, len(checkpoint.classes), len(checkpoint.scene_names))
+    model = build_kinet(checkpoint.config.model, len(checkpoint.classes), len(checkpoint.scene_names), teachers)
     check_fit(checkpoint.model, model, source)
     model.load_state_dict(checkpoint.model)
     return model

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from kinet.models.akg import edge_entropy
 from kinet.models.kinet import KINet, build_kinet
 from kinet.models.zoo import check_fit
 from kinet.progress import Advance, clip_progress
+from kinet.teachers.fixed_teacher import open_fixed_teachers
 from kinet.teachers.labelling import Labelling, label_clips
 from kinet.training.checkpoint import Checkpoint, save_checkpoint
 from kinet.training.criterion import joint_loss
@@ -42,7 +43,7 @@ from kinet.training.devices import build_fabric, keep_freed_memory
 from kinet.training.optim import build_optimizer, freeze_parameters, set_learning_rate, set_training_mode
 from kinet.training.position import Means, Position, merged
 from kinet.training.ranks import gather, lost_rank_in_one_line, on_rank_zero, share_buffers, sum_over_ranks
-from kinet.training.resume import check_same_training, set_random_state, training_state
+from kinet.training.resume import check_same_teachers, check_same_training, set_random_state, training_state
 from kinet.training.run_folder import RunFolder, tell, write_json
 from kinet.training.stopping import StopRequest, full_disk_in_one_line, outlive_sigterm
 
@@ -83,7 +84,13 @@ class Training:
     """When the last checkpoint was written."""
 
 
-def train(config: Config, *, labelling: Labelling | None = None, resume: str | None = None) -> dict[str, Any]:
+def train(
+    config: Config,
+    *,
+    labelling: Labelling | None = None,
+    teachers: Mapping[str, nn.Module] | None = None,
+    resume: str | None = None,
+) -> dict[str, Any]:
     """Train TSN or KINet, and return what ``result.json`` holds.
 
     The run's folder ``config.out`` gets ``config.yaml``, ``environment.json``, ``metrics.jsonl``, TensorBoard
@@ -93,6 +100,7 @@ def train(config: Config, *, labelling: Labelling | None = None, resume: str | N
 
     Args:
         labelling: the pseudo labels; by default those of ``config.teachers``.
+        teachers: networks for fixed branches, by task (see ``StagedNetwork``); by default those of ``config.teachers``.
         resume: ``auto`` goes on with the run in ``config.out`` if there is one, a path with that checkpoint. None
             starts anew, and refuses a folder that holds a run.
 
@@ -102,7 +110,7 @@ def train(config: Config, *, labelling: Labelling | None = None, resume: str | N
         Stopped: SIGTERM came, and the training was saved; or another of its processes ended.
     """
     with full_disk_in_one_line(config.out):
-        training = set_up(config, labelling, resume)
+        training = set_up(config, labelling, teachers, resume)
         with StopRequest() as training.stop, lost_rank_in_one_line(training.fabric, config.out):
             train_epochs(training)
     position = training.position
@@ -120,7 +128,9 @@ def train(config: Config, *, labelling: Labelling | None = None, resume: str | N
     return result
 
 
-def set_up(config: Config, labelling: Labelling | None, resume: str | None) -> Training:
+def set_up(
+    config: Config, labelling: Labelling | None, teachers: Mapping[str, nn.Module] | None, resume: str | None
+) -> Training:
     """Open the data, make the labels, build network and optimiser, and go to where the last session stopped."""
     keep_freed_memory()
     run = RunFolder(Path(config.out))
@@ -128,16 +138,19 @@ def set_up(config: Config, labelling: Labelling | None, resume: str | None) -> T
     clips, val_clips = open_manifests(config)
     packs = open_packs(config.data.pack, [clips] if val_clips is None else [clips, val_clips])
     open_source = open_original if packs is None else packs.open
-    labelling = labelling or label_clips(config.teachers, config.model.auxiliaries, clips, packs)
+    labelling = labelling or label_clips(config.teachers, config.model.labelled_auxiliaries, clips, packs)
+    model_config, teachers = open_fixed_teachers(config, teachers)
+    config = replace(config, model=model_config)
 
     torch.manual_seed(config.training.seed)
-    model = build_kinet(config.model, len(clips.classes), len(labelling.scene_names)).to_channels_last()
+    model = build_kinet(config.model, len(clips.classes), len(labelling.scene_names), teachers).to_channels_last()
     freeze_parameters(model, config.training)
     optimizer: torch.optim.Optimizer = build_optimizer(model, config.training)
     state: dict[str, Any] = {}
     if checkpoint is not None:
         changed = check_same_training(checkpoint, config, clips.classes, labelling.scene_names, len(clips))
         check_fit(checkpoint.model, model, str(run.folder))
+        check_same_teachers(checkpoint.model, model, str(run.folder))
         model.load_state_dict(checkpoint.model)
         state = checkpoint.training or {}
         if changed:
@@ -151,7 +164,19 @@ def set_up(config: Config, labelling: Labelling | None, resume: str | None) -> T
     epoch, window = (merged([state[name]] if state and fabric.is_global_zero else []) for name in ("epoch", "window"))
     run.begin(config, fabric, position.step, position.epoch)
     return Training(
-        config, run, fabric, model, wrapped, optimizer, clips, val_clips, open_source, labelling, position, epoch, window
+        config,
+        run,
+        fabric,
+        model,
+        wrapped,
+        optimizer,
+        clips,
+        val_clips,
+        open_source,
+        labelling,
+        position,
+        epoch,
+        window,
     )
 
 

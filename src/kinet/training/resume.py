@@ -10,15 +10,17 @@ clips       how many clips data.train had
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from kinet.config import Config
 from kinet.errors import InputError
+from kinet.models.kinet import KINet
 from kinet.training.checkpoint import Checkpoint
 from kinet.training.position import Means, Position
 from kinet.training.ranks import gather
@@ -122,3 +124,14 @@ def settings(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from settings(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def check_same_teachers(state: Mapping[str, Tensor], model: KINet, source: str) -> None:
+    """Refuse to go on with another teacher in a fixed branch than the checkpoint's."""
+    for name, tensor in model.fixed.state_dict().items():
+        task, part, _ = name.split(".", 2)
+        if part == "teacher" and not tensor.equal(state[f"fixed.{name}"]):
+            raise InputError(
+                f"{source}: teachers.{task} is not the one that this run began with; go on with that, or train anew in "
+                "another --out"
+            )

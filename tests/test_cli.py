@@ -166,6 +166,25 @@ def test_manifests_of_official_lists(run: Command, tmp_path: Path) -> None:
     assert "1 listed clips are missing: see" in outcome.err
     assert Path(result["missing_by_class"]).read_text() == "class,listed,missing\nBiking,1,1\n"
 
+    train, test = result["manifest"], result["test"]
+    outcome = run("manifest", "check", train, test, "--root", tmp_path / "videos")
+    assert outcome.err == "no findings\n"
+    assert outcome.result == {
+        "clips": 2,
+        "same_path": 0,
+        "same_content": 0,
+        "same_source": 0,
+        "missing_class": 0,
+        "unreadable": 0,
+        "group": "ucf101",
+        "report": str(tmp_path / "ucf_check.csv"),
+    }
+    report = tmp_path / "report.csv"
+    outcome = run("manifest", "check", train, test, "--group", "v_([A-Z][a-z]+)_", "--no-files", "--out", report)
+    assert outcome.result["same_source"] == 1
+    assert outcome.err.startswith("same source: 1; the first: Archery (")
+    assert len(report.read_text().splitlines()) == 3
+
 
 def test_clips_of_several_labels_are_indexed_but_not_trained_on(
     run: Command, refused: Callable[..., str], tmp_path: Path, config_file: Path, toy: ToySet
@@ -178,6 +197,7 @@ def test_clips_of_several_labels_are_indexed_but_not_trained_on(
     assert (result["clips"], result["classes"], result["missing"]) == (2, 2, 1)
     assert out.read_text() == "path,labels\ndiving/0,diving|hiking\nhiking/0,hiking\n"
     assert "several labels" in refused("train", config_file, "--data.train", out, "--data.root", toy.folder / "train")
+    assert run("manifest", "check", out, "--root", toy.folder / "train").result["unreadable"] == 0
 
 
 def test_info_as_json_and_as_tables(run: Command, config_file: Path) -> None:
@@ -224,6 +244,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["manifest"], "required: SOURCE (see kinet manifest --help)"),
         (["manifest", "kinetics", "x", "y.csv"], "required: --lists (see kinet manifest kinetics --help)"),
         (["manifest", "ucf101", "x", "y.csv", "--split", "4"], "invalid choice: 4"),
+        (["manifest", "check", "x.csv", "--group", "(a"], "--group (a: not a regular expression"),
+        (["manifest", "check", "x.csv"], "x.csv: cannot be read"),
         (["test", "x", "--verbose"], "unknown argument '--verbose'"),
         (["test", "x", "y"], "unknown argument 'y'"),
         (["test", "x", "--view", "3x1"], "unknown argument '--view'"),

@@ -64,7 +64,7 @@ def build_parser() -> Parser:
     sub.add_argument("--seed", type=int, default=0)
     sub.set_defaults(command=demo)
 
-    sub = commands.add_parser("manifest", help="index a data set's clips", allow_abbrev=False)
+    sub = commands.add_parser("manifest", help="index a data set's clips, or check manifests", allow_abbrev=False)
     add_manifest_commands(sub.add_subparsers(dest="source", required=True, metavar="SOURCE", parser_class=Parser))
 
     sub = commands.add_parser(
@@ -111,7 +111,7 @@ def build_parser() -> Parser:
 
 
 def add_manifest_commands(sources: argparse._SubParsersAction[Parser]) -> None:
-    """``kinet manifest SOURCE DIR OUT.csv`` for each kind of source."""
+    """``kinet manifest SOURCE DIR OUT.csv`` for each kind of source, and ``kinet manifest check``."""
     for name, what in (
         ("folder", "videos by class: DIR/<class>/<video>"),
         ("frames", "folders of images by class: DIR/<class>/<clip>/<image>"),
@@ -142,6 +142,21 @@ def add_manifest_commands(sources: argparse._SubParsersAction[Parser]) -> None:
         )
         sub.add_argument("--group", metavar="RULE", help=f"keep clips of one source video together; {GROUP_HELP}")
         sub.set_defaults(command=manifest)
+
+    sub = sources.add_parser(
+        "check",
+        help="find what is twice, on both sides of a split, or missing",
+        description="Find clips that are listed twice or have the same content, source videos on both sides of a "
+        "split, classes that a manifest lacks, and files that are not there. Findings are warnings: the exit code "
+        "is 0, and stdout counts them.",
+        allow_abbrev=False,
+    )
+    sub.add_argument("manifests", type=Path, nargs="+", metavar="MANIFEST", help="all parts of a split")
+    sub.add_argument("--root", type=Path, help="what the manifests' paths are relative to (default: their folders)")
+    sub.add_argument("--group", metavar="RULE", help=f"finds source videos (default: what the names fit); {GROUP_HELP}")
+    sub.add_argument("--no-files", dest="files", action="store_false", help="do not look at the clips, only at names")
+    sub.add_argument("--out", type=Path, help="csv of the findings (default: beside the first manifest, _check.csv)")
+    sub.set_defaults(command=check)
 
 
 def demo(options: argparse.Namespace) -> None:
@@ -194,6 +209,22 @@ def list_source(options: argparse.Namespace) -> Listing:
                 label_column=options.label_column,
                 separator=options.separator,
             )
+
+
+def check(options: argparse.Namespace) -> None:
+    from kinet.data.check import KINDS, check_manifests, summary, write_report
+    from kinet.data.groups import group_rule
+
+    rule = None if options.group is None else group_rule(options.group)
+    report = check_manifests(options.manifests, root=options.root, rule=rule, files=options.files)
+    first = options.manifests[0]
+    out = options.out or first.with_name(f"{first.stem}_check.csv")
+    write_report(out, report)
+    for line in summary(report):
+        print(line, file=sys.stderr)
+    counts = {kind.replace(" ", "_"): len(report.of(kind)) for kind in KINDS}
+    rule_name = None if report.rule is None else report.rule.name
+    print(json.dumps({"clips": report.clips, **counts, "group": rule_name, "report": str(out)}))
 
 
 def train(options: argparse.Namespace) -> None:

@@ -69,6 +69,7 @@ def test_official_lists(tree: MakeTree, write: Write, prefix: str) -> None:
         ("{}", "not a list of clips"),
         ("[1]", "clip 1: has no id or no template"),
         (json.dumps([entry("1", "Moving [part] of [something]"), {"id": "2"}]), "clip 2: has no id"),
+        (json.dumps([entry("../1\n", "Moving [part] of [something]")]), "clip 1: has no id"),
         (json.dumps([entry(None, "Moving [part] of [something]")]), "clip 1: has no id"),
         (json.dumps([entry("1", "Moving [parts] of [something]")]), "the nearest is 'Moving part of something'"),
     ],

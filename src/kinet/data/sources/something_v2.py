@@ -62,7 +62,7 @@ def read_split(path: Path, part: str, labels: list[str]) -> Iterator[Listed]:
         where = f"{path}, clip {number}"
         values = [entry.get(key) for key in ("id", "template")] if isinstance(entry, dict) else []
         match values:
-            case [str(video) | int(video), str(template)]:
+            case [str(video) | int(video), str(template)] if str(video).isalnum():
                 label = template.replace("[", "").replace("]", "")
                 yield Listed(part, str(video), _known(label, known, where))
             case _:

@@ -53,5 +53,5 @@ def test_columns_that_are_not_there(tree: MakeTree, write: Write) -> None:
     path = write("mine.csv", "path,label", "1.mp4,run")
     with pytest.raises(InputError, match="file,label; file is missing"):
         own_csv(tree("clips", "1.mp4"), path, path_column="file")
-    with pytest.raises(InputError, match="none of 1 listed clips is there"):
+    with pytest.raises(InputError, match=r"none of 1 clips listed for train is there, such as 1\.mp4"):
         own_csv(tree("empty"), path)

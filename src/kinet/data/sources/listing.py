@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +33,8 @@ class Listing:
 
     parts: dict[str, list[Row]]
     """Rows (path, label) of those that are there: train, val, test, as far as the lists go."""
-    missing: list[Listed] = field(default_factory=list)
+    missing: list[Listed] | None = None
+    """Those that are listed only; None where no list says what should be there."""
     rule: GroupRule | None = None
     """Finds a clip's source video, where the data set's names tell it."""
     several_labels: bool = False
@@ -75,25 +76,36 @@ def find_listed(listed: Iterable[Listed], folder: Path, rule: GroupRule | None =
     """
     listed = list(listed)
     files = ClipFiles(folder)
-    listing = Listing({}, rule=rule)
-    for clip in listed:
-        path = files.find(clip.name, clip.label)
+    return part_listing(((clip, files.find(clip.name, clip.label)) for clip in listed), folder, rule=rule)
+
+
+def part_listing(
+    found: Iterable[tuple[Listed, str | None]],
+    folder: Path,
+    *,
+    rule: GroupRule | None = None,
+    several_labels: bool = False,
+) -> Listing:
+    """The listing of clips and their paths, which are None where they are missing.
+
+    Raises InputError where none are listed, or none of the first part (for training, if there are such) is there.
+    """
+    rows: dict[str, list[Row]] = {}
+    missing: list[Listed] = []
+    for clip, path in found:
+        there = rows.setdefault(clip.part, [])
         if path is None:
-            listing.missing.append(clip)
+            missing.append(clip)
         else:
-            listing.parts.setdefault(clip.part, []).append((path, clip.label))
-    return checked(listing, folder)
-
-
-def checked(listing: Listing, folder: Path) -> Listing:
-    """The listing; raises InputError where nothing is listed, or nothing that is listed is in ``folder``."""
-    if not listing.parts:
-        if not listing.missing:
-            raise InputError(f"{folder}: its lists name no clip")
-        raise InputError(
-            f"{folder}: none of {len(listing.missing)} listed clips is there, such as {listing.missing[0].name}"
-        )
-    return listing
+            there.append((path, clip.label))
+    first = next((part for part in PARTS if part in rows), None)
+    if first is None:
+        raise InputError(f"{folder}: its lists name no clip")
+    if not rows[first]:
+        names = [clip.name for clip in missing if clip.part == first]
+        raise InputError(f"{folder}: none of {len(names)} clips listed for {first} is there, such as {names[0]}")
+    parts = {part: rows[part] for part in PARTS if rows.get(part)}
+    return Listing(parts, missing, rule, several_labels)
 
 
 def write_listing(
@@ -119,7 +131,7 @@ def write_listing(
     if several:
         classes = {label for text in classes for label in text.split(BETWEEN_LABELS)}
     result: dict[str, Any] = {"classes": len(classes)}
-    for part in (name for name in PARTS if name in parts):
+    for part in sorted(parts, key=PARTS.index):
         path = out if "manifest" not in result else out.with_name(f"{out.stem}_{part}.csv")
         write_manifest(path, parts[part], several_labels=several)
         prefix = "" if path == out else f"{part}_"
@@ -128,12 +140,10 @@ def write_listing(
 
 
 def write_missing(listing: Listing, out: Path) -> dict[str, Any]:
-    """Write the lists of what is missing, or remove those of an earlier call; returns their paths and counts."""
-    clips, classes = (out.with_name(f"{out.stem}_{name}.csv") for name in ("missing", "missing_by_class"))
-    if not listing.missing:
-        for path in (clips, classes):
-            path.unlink(missing_ok=True)
+    """Write what is missing, even if that is nothing; returns the files' paths and the count."""
+    if listing.missing is None:
         return {}
+    clips, classes = (out.with_name(f"{out.stem}_{name}.csv") for name in ("missing", "missing_by_class"))
     gone = Counter(clip.label for clip in listing.missing)
     there = Counter(label for rows in listing.parts.values() for _, label in rows)
     write_table(clips, Listed._fields, listing.missing)

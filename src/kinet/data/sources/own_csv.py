@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from kinet.data.manifest import BETWEEN_LABELS
-from kinet.data.sources.listing import Listed, Listing, checked
+from kinet.data.sources.listing import Listed, Listing, part_listing
 from kinet.data.table import read_columns
 from kinet.errors import InputError
 
@@ -22,21 +23,23 @@ def own_csv(
     """
     if separator == "":
         raise InputError("--separator: is empty; give what stands between the labels")
-    listing = Listing({}, several_labels=separator is not None)
+    return part_listing(
+        _read(folder, path, (path_column, label_column), separator), folder, several_labels=separator is not None
+    )
+
+
+def _read(
+    folder: Path, path: Path, columns: tuple[str, str], separator: str | None
+) -> Iterator[tuple[Listed, str | None]]:
     top = os.path.abspath(folder)
-    for line, (name, label) in read_columns(path, (path_column, label_column)):
+    for line, (name, label) in read_columns(path, columns):
         where = f"{path}, line {line}"
         full = os.path.normpath(os.path.join(top, name))
         if not full.startswith(os.path.join(top, "")):
             raise InputError(f"{where}: {name} lies outside {folder}; give the folder that holds all clips")
         inside = os.path.relpath(full, top).replace(os.sep, "/")
-        if separator is not None:
-            label = _joined(label, separator, where)
-        if os.path.exists(full):
-            listing.parts.setdefault("train", []).append((inside, label))
-        else:
-            listing.missing.append(Listed("train", inside, label))
-    return checked(listing, folder)
+        clip = Listed("train", inside, label if separator is None else _joined(label, separator, where))
+        yield clip, inside if os.path.exists(full) else None
 
 
 def _joined(text: str, separator: str, where: str) -> str:

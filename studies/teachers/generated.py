@@ -11,22 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
+from record import CONFIGS, HERE, add_to_summary, teach_human
 
 from kinet.data.generated import teacher_samples
-from kinet.training.run_folder import read_log, write_json
+from kinet.training.run_folder import write_json
 
-HERE = Path(__file__).resolve().parent
-CONFIG = HERE.parent.parent / "configs/teach/human_folder_small.yaml"
 SIZE = (192, 256)
 SPLITS = {"train": (720, 0), "val": (96, 1)}
 """Images and seed of each."""
@@ -40,33 +33,18 @@ def main() -> None:
     options = parser.parse_args()
     for split, (count, seed) in SPLITS.items():
         draw(options.work / split, (options.images or count) if split == "train" else count, seed)
-    run = options.work / "run"
-    arguments = ["--out", run, "--data.train", options.work / "train", "--data.val", options.work / "val"]
+    arguments = ["--data.train", options.work / "train", "--data.val", options.work / "val"]
     if options.epochs:
         arguments += ["--training.epochs", options.epochs]
-    command = [sys.executable, "-m", "kinet.cli", "teach", "human", CONFIG, "--resume", "auto", *arguments]
-    started = time.perf_counter()
-    subprocess.run([str(part) for part in command], check=True)
-    rows = [row for row in read_log(run / "metrics.jsonl") if "epoch" in row]
-    result: dict[str, Any] = {
-        "mean_iou": rows[-1]["val_mean_iou"] / 100,
-        "best_mean_iou": max(row["val_mean_iou"] for row in rows) / 100,
-        "pixel_accuracy": rows[-1]["val_pixel_accuracy"] / 100,
-        "epochs": len(rows),
+    result = teach_human(CONFIGS / "human_folder_small.yaml", options.work / "run", arguments)
+    result |= {
         "training_images": len(list((options.work / "train/images").iterdir())),
         "held_out_images": SPLITS["val"][0],
-        "seconds": round(rows[-1]["seconds"]),
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "wall_seconds": round(time.perf_counter() - started),
     }
     print(json.dumps(result))
-    if options.images or options.epochs:
-        return
-    write_json(HERE / "generated.json", result)
-    summary = HERE / "summary.json"
-    known = json.loads(summary.read_text()) if summary.exists() else {}
-    write_json(summary, known | {"pspnet_generated_miou": round(result["mean_iou"], 4)})
+    if not (options.images or options.epochs):
+        write_json(HERE / "generated.json", result)
+        add_to_summary(pspnet_generated_miou=result["mean_iou"])
 
 
 def draw(folder: Path, count: int, seed: int) -> None:

@@ -149,6 +149,57 @@ def test_manifest_of_videos_frames_and_a_list(run: Command, tmp_path: Path, toy:
     ]
 
 
+def test_manifests_of_official_lists(run: Command, tmp_path: Path) -> None:
+    names = ["Archery/v_Archery_g01_c01.avi", "Archery/v_Archery_g02_c01.avi", "Biking/v_Biking_g01_c01.avi"]
+    for name in names[:2]:
+        (tmp_path / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "videos" / name).write_text(name)
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "classInd.txt").write_text("1 Archery\r\n2 Biking\r\n")
+    (lists / "trainlist03.txt").write_text(f"{names[0]} 1\r\n{names[2]} 2\r\n")
+    (lists / "testlist03.txt").write_text(f"{names[1]}\r\n")
+    out = tmp_path / "ucf.csv"
+    outcome = run("manifest", "ucf101", tmp_path / "videos", out, "--split", "3", "--lists", lists)
+    result = outcome.result
+    assert (result["clips"], result["test_clips"], result["missing"], result["classes"]) == (1, 1, 1, 1)
+    assert "1 listed clips are missing: see" in outcome.err
+    assert Path(result["missing_by_class"]).read_text() == "class,listed,missing\nBiking,1,1\n"
+
+    train, test = result["manifest"], result["test"]
+    outcome = run("manifest", "check", train, test, "--root", tmp_path / "videos")
+    assert outcome.err == "no findings\n"
+    assert outcome.result == {
+        "clips": 2,
+        "same_path": 0,
+        "same_content": 0,
+        "same_source": 0,
+        "missing_class": 0,
+        "unreadable": 0,
+        "group": "ucf101",
+        "report": str(tmp_path / "ucf_check.csv"),
+    }
+    report = tmp_path / "report.csv"
+    outcome = run("manifest", "check", train, test, "--group", "v_([A-Z][a-z]+)_", "--no-files", "--out", report)
+    assert outcome.result["same_source"] == 1
+    assert outcome.err.startswith("same source: 1; the first: Archery (")
+    assert len(report.read_text().splitlines()) == 3
+
+
+def test_clips_of_several_labels_are_indexed_but_not_trained_on(
+    run: Command, refused: Callable[..., str], tmp_path: Path, config_file: Path, toy: ToySet
+) -> None:
+    listed = tmp_path / "mine.csv"
+    listed.write_text("clip,actions\ndiving/0,diving;hiking\nhiking/0,hiking\ngone,hiking\n")
+    out = tmp_path / "several.csv"
+    columns = ["--path-column", "clip", "--label-column", "actions", "--separator", ";"]
+    result = run("manifest", "csv", toy.folder / "train", out, "--list", listed, *columns).result
+    assert (result["clips"], result["classes"], result["missing"]) == (2, 2, 1)
+    assert out.read_text() == "path,labels\ndiving/0,diving|hiking\nhiking/0,hiking\n"
+    assert "several labels" in refused("train", config_file, "--data.train", out, "--data.root", toy.folder / "train")
+    assert run("manifest", "check", out, "--root", toy.folder / "train").result["unreadable"] == 0
+
+
 def test_info_as_json_and_as_tables(run: Command, config_file: Path) -> None:
     info = run("info", config_file, "--classes", "7", "--json", "--model.backbone", "mobilenet_v2").result
     assert info["input_size"] == 64
@@ -190,6 +241,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["test"], "required: RUN_OR_CHECKPOINT"),
         (["manifest", "folder", "x"], "required: OUT.csv"),
         (["manifest", "ucf", "x", "y.csv"], "invalid choice: 'ucf'"),
+        (["manifest"], "required: SOURCE (see kinet manifest --help)"),
+        (["manifest", "kinetics", "x", "y.csv"], "required: --lists (see kinet manifest kinetics --help)"),
+        (["manifest", "ucf101", "x", "y.csv", "--split", "4"], "invalid choice: 4"),
+        (["manifest", "check", "x.csv", "--group", "(a"], "--group (a: not a regular expression"),
+        (["manifest", "check", "x.csv"], "x.csv: cannot be read"),
         (["test", "x", "--verbose"], "unknown argument '--verbose'"),
         (["test", "x", "y"], "unknown argument 'y'"),
         (["test", "x", "--view", "3x1"], "unknown argument '--view'"),

@@ -11,17 +11,21 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
 import kinet
 from kinet.errors import InputError, Stopped
 
+if TYPE_CHECKING:
+    from kinet.data.sources.listing import Listing
+
 WRONG_USE = 2
 INTERRUPTED = 130
 STOPPED = 75
 """EX_TEMPFAIL of sysexits.h: run the same again."""
+GROUP_HELP = "ucf101, hmdb51, kinetics, or a regular expression whose first group is the source video"
 
 
 class Parser(argparse.ArgumentParser):
@@ -65,13 +69,8 @@ def build_parser() -> Parser:
     sub.add_argument("--seed", type=int, default=0)
     sub.set_defaults(command=demo)
 
-    sub = commands.add_parser("manifest", help="index a folder of clips", allow_abbrev=False)
-    sub.add_argument("source", choices=("folder", "frames"), help="videos, or folders of images: DIR/<class>/<clip>")
-    sub.add_argument("folder", type=Path, metavar="DIR")
-    sub.add_argument("out", type=Path, metavar="OUT.csv")
-    sub.add_argument("--list", type=Path, help="csv with the columns class,video_name: the clips to keep")
-    sub.add_argument("--hold-out", type=float, metavar="SHARE", help="write this share of each class to OUT_val.csv")
-    sub.set_defaults(command=manifest)
+    sub = commands.add_parser("manifest", help="index a data set's clips, or check manifests", allow_abbrev=False)
+    add_manifest_commands(sub.add_subparsers(dest="source", required=True, metavar="SOURCE", parser_class=Parser))
 
     sub = commands.add_parser("pack", help="store clips and their labels for fast random access", allow_abbrev=False)
     sub.add_argument("manifest", type=Path, metavar="MANIFEST")
@@ -159,6 +158,55 @@ def build_parser() -> Parser:
     return parser
 
 
+def add_manifest_commands(sources: argparse._SubParsersAction[Parser]) -> None:
+    """``kinet manifest SOURCE DIR OUT.csv`` for each kind of source, and ``kinet manifest check``."""
+    for name, what in (
+        ("folder", "videos by class: DIR/<class>/<video>"),
+        ("frames", "folders of images by class: DIR/<class>/<clip>/<image>"),
+        ("ucf101", "UCF-101 by its official split files"),
+        ("hmdb51", "HMDB51 by its official split files"),
+        ("kinetics", "Kinetics-400, 600 or 700 by its official csv files; lists what is missing"),
+        ("something-v2", "Something-Something v2 by its official json files"),
+        ("csv", "a csv file of your own"),
+    ):
+        sub = sources.add_parser(name, help=what, description=what, allow_abbrev=False)
+        sub.add_argument("folder", type=Path, metavar="DIR", help="what the manifest's paths are relative to")
+        sub.add_argument("out", type=Path, metavar="OUT.csv", help="further parts become OUT_val.csv, OUT_test.csv")
+        if name in ("folder", "frames"):
+            sub.add_argument("--list", type=Path, help="csv with the columns class,video_name: the clips to keep")
+        if name in ("ucf101", "hmdb51"):
+            sub.add_argument("--split", type=int, choices=(1, 2, 3), default=1, help="official split (1)")
+        if name in ("ucf101", "hmdb51", "something-v2"):
+            sub.add_argument("--lists", type=Path, metavar="FOLDER", help="official lists (default: in or beside DIR)")
+        if name == "kinetics":
+            sub.add_argument("--lists", type=Path, metavar="CSV", nargs="+", required=True, help="official csv files")
+        if name == "csv":
+            sub.add_argument("--list", type=Path, metavar="CSV", required=True, help="your csv file, with a header")
+            sub.add_argument("--path-column", default="path", metavar="NAME", help="the clips' paths in DIR (path)")
+            sub.add_argument("--label-column", default="label", metavar="NAME", help="the classes' names (label)")
+            sub.add_argument("--separator", metavar="TEXT", help="clips have several labels, with this between them")
+        sub.add_argument(
+            "--hold-out", type=float, metavar="SHARE", help="write this share of each class to OUT_val.csv"
+        )
+        sub.add_argument("--group", metavar="RULE", help=f"keep clips of one source video together; {GROUP_HELP}")
+        sub.set_defaults(command=manifest)
+
+    sub = sources.add_parser(
+        "check",
+        help="find what is twice, on both sides of a split, or missing",
+        description="Find clips that are listed twice or have the same content, source videos on both sides of a "
+        "split, classes that a manifest lacks, and files that are not there. Findings are warnings: the exit code "
+        "is 0, and stdout counts them.",
+        allow_abbrev=False,
+    )
+    sub.add_argument("manifests", type=Path, nargs="+", metavar="MANIFEST", help="all parts of a split")
+    sub.add_argument("--root", type=Path, help="what the manifests' paths are relative to (default: their folders)")
+    sub.add_argument("--group", metavar="RULE", help=f"finds source videos (default: what the names fit); {GROUP_HELP}")
+    sub.add_argument("--no-files", dest="files", action="store_false", help="do not look at the clips, only at names")
+    sub.add_argument("--out", type=Path, help="csv of the findings (default: beside the first manifest, _check.csv)")
+    sub.set_defaults(command=check)
+
+
 def demo(options: argparse.Namespace) -> None:
     from kinet.demo import run_demo
 
@@ -166,19 +214,14 @@ def demo(options: argparse.Namespace) -> None:
 
 
 def manifest(options: argparse.Namespace) -> None:
-    from kinet.data.manifest import hold_out, index_folder, index_frames, write_manifest
+    from kinet.data.groups import group_rule
+    from kinet.data.sources.listing import write_listing
 
-    index = index_folder if options.source == "folder" else index_frames
-    rows = index(options.folder, options.list)
-    result = {"manifest": str(options.out), "root": str(options.folder), "classes": len({label for _, label in rows})}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    if options.hold_out is not None:
-        rows, held = hold_out(rows, options.hold_out)
-        val = options.out.with_name(f"{options.out.stem}_val.csv")
-        write_manifest(val, held)
-        result |= {"val": str(val), "val_clips": len(held)}
-    write_manifest(options.out, rows)
-    result["clips"] = len(rows)
+    rule = None if options.group is None else group_rule(options.group)
+    listing = list_source(options)
+    result = write_listing(listing, options.out, share=options.hold_out, rule=rule) | {"root": str(options.folder)}
+    if listing.missing:
+        print(f"{len(listing.missing)} listed clips are missing: see {result['missing_by_class']}", file=sys.stderr)
     if options.out.parent.resolve() != options.folder.resolve():
         print(f"paths are relative to {options.folder}: give it as data.root", file=sys.stderr)
     print(json.dumps(result))
@@ -203,6 +246,54 @@ def pack(options: argparse.Namespace) -> None:
         ),
     )
     print(json.dumps(result))
+
+
+def list_source(options: argparse.Namespace) -> Listing:
+    from kinet.data.sources.folder import index_folder, index_frames
+    from kinet.data.sources.hmdb51 import hmdb51
+    from kinet.data.sources.kinetics import kinetics
+    from kinet.data.sources.listing import Listing
+    from kinet.data.sources.own_csv import own_csv
+    from kinet.data.sources.something_v2 import something_v2
+    from kinet.data.sources.ucf101 import ucf101
+
+    match options.source:
+        case "folder":
+            return Listing({"train": index_folder(options.folder, options.list)})
+        case "frames":
+            return Listing({"train": index_frames(options.folder, options.list)})
+        case "ucf101":
+            return ucf101(options.folder, options.split, options.lists)
+        case "hmdb51":
+            return hmdb51(options.folder, options.split, options.lists)
+        case "kinetics":
+            return kinetics(options.folder, options.lists)
+        case "something-v2":
+            return something_v2(options.folder, options.lists)
+        case _:
+            return own_csv(
+                options.folder,
+                options.list,
+                path_column=options.path_column,
+                label_column=options.label_column,
+                separator=options.separator,
+            )
+
+
+def check(options: argparse.Namespace) -> None:
+    from kinet.data.check import KINDS, check_manifests, summary, write_report
+    from kinet.data.groups import group_rule
+
+    rule = None if options.group is None else group_rule(options.group)
+    report = check_manifests(options.manifests, root=options.root, rule=rule, files=options.files)
+    first = options.manifests[0]
+    out = options.out or first.with_name(f"{first.stem}_check.csv")
+    write_report(out, report)
+    for line in summary(report):
+        print(line, file=sys.stderr)
+    counts = {kind.replace(" ", "_"): len(report.of(kind)) for kind in KINDS}
+    rule_name = None if report.rule is None else report.rule.name
+    print(json.dumps({"clips": report.clips, **counts, "group": rule_name, "report": str(out)}))
 
 
 def train(options: argparse.Namespace) -> None:

@@ -29,7 +29,8 @@ import torch
 from record import CONFIGS, HERE, add_to_summary
 
 from kinet.config import Config, load_config
-from kinet.data.manifest import Clip, index_folder, index_frames, read_manifest, write_manifest
+from kinet.data.manifest import Clip, read_manifest, write_manifest
+from kinet.data.sources.folder import index_folder, index_frames
 from kinet.data.video import open_clip
 from kinet.teachers.cache import CachedLabels, LabelCache, clip_key
 from kinet.teachers.labelling import Labelling, open_teacher

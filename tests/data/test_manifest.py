@@ -1,4 +1,4 @@
-"""Manifests: read back as written, refused in one line that says where, and made from folders."""
+"""Manifests: read back as written and refused in one line that says where."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kinet.data.manifest import Clip, hold_out, index_folder, index_frames, read_manifest, write_manifest
+from kinet.data.manifest import Clip, read_manifest, write_manifest
 from kinet.errors import InputError
 
 
@@ -118,6 +118,30 @@ def test_many_clips_take_little_memory(tmp_path: Path) -> None:
     assert manifest[12_345].name == rows[12_345][0]
 
 
+def test_clips_with_several_labels(tmp_path: Path) -> None:
+    rows = [("1.mp4", "wave|clap"), ("2.mp4", "run"), ("3.mp4", "clap|run|wave")]
+    path = tmp_path / "train.csv"
+    write_manifest(path, rows, several_labels=True)
+    assert path.read_text().startswith("path,labels\n")
+    for classes in (None, ["clap", "run", "wave"]):
+        manifest = read_manifest(path, several_labels=True, classes=classes)
+        assert manifest.classes == ("clap", "run", "wave")
+        assert [(clip.label, clip.also) for clip in manifest] == [(2, (0,)), (1, ()), (0, (1, 2))]
+    message = error_of(lambda: read_manifest(path))
+    assert "several labels" in message
+    assert "column label" in message
+    assert "unknown" in error_of(lambda: read_manifest(path, several_labels=True, classes=["clap", "wave"]))
+    path = write(tmp_path / "faulty.csv", "path,labels", "1.mp4,wave| |clap")
+    assert "line 2" in error_of(lambda: read_manifest(path, several_labels=True))
+    path = write(tmp_path / "repeated.csv", "path,labels", "1.mp4,wave|wave")
+    assert read_manifest(path, several_labels=True)[0].also == ()
+
+
+def test_a_label_column_holds_one_label_whatever_it_looks_like(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.csv", "path,label,labels", "1.mp4,wave|clap,other")
+    assert read_manifest(path, several_labels=True).classes == ("wave|clap",)
+
+
 # What is refused
 
 
@@ -182,90 +206,3 @@ def test_a_name_that_would_not_come_back_is_not_written(tmp_path: Path, name: st
     path = tmp_path / "train.csv"
     assert "rename it" in error_of(lambda: write_manifest(path, [("a.mp4", "clap"), (name, "clap")]))
     assert not path.exists()
-
-
-# Folders
-
-
-@pytest.fixture
-def videos(tmp_path: Path) -> Path:
-    folder = tmp_path / "videos"
-    for name in ("wave/b.AVI", "wave/a.mp4", "wave/notes.txt", "wave/.c.mp4", "clap hands/x.1.mkv", "readme.mp4"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    for name in ("wave/frames.avi", "wave/.git", "clap hands/f2", ".cache/f3"):
-        (folder / name).mkdir(parents=True)
-    return folder
-
-
-def test_video_files_are_indexed_by_folder(videos: Path) -> None:
-    rows = [("clap hands/x.1.mkv", "clap hands"), ("wave/a.mp4", "wave"), ("wave/b.AVI", "wave")]
-    assert index_folder(videos) == rows
-
-
-def test_folders_of_images_are_indexed_by_folder(videos: Path) -> None:
-    assert index_frames(videos) == [("clap hands/f2", "clap hands"), ("wave/frames.avi", "wave")]
-
-
-def test_an_index_is_a_manifest_of_its_folder(videos: Path, tmp_path: Path) -> None:
-    for path, root in ((videos / "all.csv", None), (tmp_path / "elsewhere.csv", videos)):
-        write_manifest(path, index_folder(videos))
-        assert all(clip.path.is_file() for clip in read_manifest(path, root=root))
-
-
-def test_a_list_keeps_its_clips_in_its_order(videos: Path, tmp_path: Path) -> None:
-    keep = write(tmp_path / "test.csv", "class,video_name", "wave,b", "clap hands,x.1", "wave,a.mp4")
-    names = [name for name, _ in index_folder(videos, keep)]
-    assert names == ["wave/b.AVI", "clap hands/x.1.mkv", "wave/a.mp4"]
-    (videos / "wave" / "a.mp4.avi").touch()
-    assert index_folder(videos, write(tmp_path / "test.csv", "class,video_name", "wave,a.mp4")) == [
-        ("wave/a.mp4", "wave")
-    ]
-    keep = write(tmp_path / "test.csv", "class,video_name", "wave,frames")
-    assert index_frames(videos, keep) == [("wave/frames.avi", "wave")]
-
-
-def test_a_list_that_does_not_fit_is_refused(videos: Path, tmp_path: Path) -> None:
-    keep = write(tmp_path / "test.csv", "class,video_name", "wave,a", "wave,c", "run,a")
-    message = error_of(lambda: index_folder(videos, keep))
-    assert str(keep) in message
-    assert "2 of 3 listed clips" in message
-    assert "wave/c (line 3)" in message
-    keep = write(tmp_path / "test.csv", "class,video_name")
-    assert "no clips listed" in error_of(lambda: index_folder(videos, keep))
-    keep = write(tmp_path / "test.csv", "path,label", "wave/a.mp4,wave")
-    assert "class,video_name" in error_of(lambda: index_folder(videos, keep))
-    (videos / "wave" / "a.avi").touch()
-    keep = write(tmp_path / "test.csv", "class,video_name", "wave,a")
-    assert "wave/a may be any of a.avi, a.mp4" in error_of(lambda: index_folder(videos, keep))
-
-
-def test_a_folder_without_clips_is_refused(tmp_path: Path) -> None:
-    for index in (index_folder, index_frames):
-        assert "cannot be listed" in error_of(lambda: index(tmp_path / "nothing"))  # noqa: B023
-        assert "<class>/<clip>" in error_of(lambda: index(tmp_path))  # noqa: B023
-
-
-def test_the_shared_splits_fit_their_frames(shared: Path) -> None:
-    data = shared / "data"
-    sizes = {"train": 900, "val": 225, "test": 125}
-    rows = [index_frames(data / "hmdb25", data / "hmdb25_splits" / f"{split}.csv") for split in sizes]
-    assert [len(split) for split in rows] == list(sizes.values())
-    assert len({row for split in rows for row in split}) == 1250
-
-
-# Holding clips out
-
-
-def test_hold_out_takes_its_share_of_every_class() -> None:
-    rows = [(f"{label}/{index}.mp4", label) for label in ("a", "b") for index in range(10)] + [("c/0.mp4", "c")]
-    kept, held = hold_out(rows, 0.3)
-    assert sorted(kept + held) == sorted(rows)
-    assert [label for _, label in held] == ["a"] * 3 + ["b"] * 3
-    assert hold_out(rows, 0.3) == (kept, held)
-
-
-@pytest.mark.parametrize(("count", "share"), [(1, 0.5), (10, 0.0), (10, 1.0), (2, 0.1)])
-def test_hold_out_refuses_what_leaves_a_side_empty(count: int, share: float) -> None:
-    with pytest.raises(InputError, match="hold-out"):
-        hold_out([(f"{index}.mp4", "a") for index in range(count)], share)

@@ -97,16 +97,35 @@ def build_parser() -> Parser:
     sub.add_argument("--resume", metavar="auto|CHECKPOINT", help="go on with the run in its folder, or a checkpoint")
     sub.set_defaults(command=train)
 
-    sub = commands.add_parser(
-        "teach",
-        help="train a teacher: human (parsing) or scene",
-        epilog="Any key of the config can follow as --key value, for example --training.epochs 40 --out runs/mine",
-        allow_abbrev=False,
+    sub = commands.add_parser("teach", help="train a teacher, or check one on your clips", allow_abbrev=False)
+    tasks = sub.add_subparsers(dest="task", required=True, metavar="human|scene|check", parser_class=Parser)
+    for task, what in (("human", "parsing of people"), ("scene", "naming of scenes")):
+        sub = tasks.add_parser(
+            task,
+            help=f"train a teacher: {what}",
+            epilog="Any key of the config can follow as --key value, for example --training.epochs 40 --out runs/mine",
+            allow_abbrev=False,
+        )
+        sub.add_argument("config", type=Path, metavar="CONFIG")
+        sub.add_argument(
+            "--resume", metavar="auto|CHECKPOINT", help="go on with the run in its folder, or a checkpoint"
+        )
+        sub.set_defaults(command=teach)
+    sub = tasks.add_parser("check", help="what one or two teachers say of a sample of clips", allow_abbrev=False)
+    sub.add_argument("manifest", type=Path, metavar="MANIFEST")
+    sub.add_argument(
+        "--teacher",
+        action="append",
+        required=True,
+        metavar="T",
+        help="ONNX file, checkpoint, hf:..., hub:..., or a YAML file of a teacher's settings; twice to compare two",
     )
-    sub.add_argument("task", choices=("human", "scene"))
-    sub.add_argument("config", type=Path, metavar="CONFIG")
-    sub.add_argument("--resume", metavar="auto|CHECKPOINT", help="go on with the run in its folder, or a checkpoint")
-    sub.set_defaults(command=teach)
+    sub.add_argument("--root", type=Path, help="what the manifest's paths are relative to (default: its folder)")
+    sub.add_argument("--clips", type=int, default=64, help="clips in the sample (64)")
+    sub.add_argument("--frames", type=int, default=2, help="frames of each (2)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--out", type=Path, default=Path("runs/teach_check"), help="folder (runs/teach_check)")
+    sub.set_defaults(command=teach_check, name="teach check")
 
     sub = commands.add_parser("test", help="test a run or a checkpoint", allow_abbrev=False)
     sub.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT")
@@ -311,6 +330,16 @@ def teach(options: argparse.Namespace) -> None:
 
     config = load_teach_config(options.task, options.config, options.overrides)
     print(json.dumps(run_teaching(config, resume=options.resume)))
+
+
+def teach_check(options: argparse.Namespace) -> None:
+    from kinet.data.manifest import read_manifest
+    from kinet.teachers.check import check_teachers, draw, open_checked, random_frames, write_check
+
+    clips = draw(read_manifest(options.manifest, root=options.root), options.clips, options.seed)
+    pick = random_frames(options.frames, options.seed)
+    teachers = [open_checked(teacher) for teacher in options.teacher]
+    print(json.dumps(write_check(check_teachers(clips, teachers, pick), options.out)))
 
 
 def test(options: argparse.Namespace) -> None:

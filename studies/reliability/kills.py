@@ -31,7 +31,8 @@ import torch
 import yaml
 
 from kinet.config import Config, DataConfig, ModelConfig, TrainingConfig
-from kinet.data.manifest import index_frames, write_manifest
+from kinet.data.manifest import write_manifest
+from kinet.data.sources.folder import index_frames
 from kinet.training import engine
 from kinet.training.checkpoint import load_checkpoint
 from kinet.training.run_folder import RunFolder, read_log, to_plain, write_json

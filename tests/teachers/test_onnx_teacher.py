@@ -151,6 +151,16 @@ def test_scene_probabilities_give_the_same_labels_as_logits(tmp_path: Path) -> N
     assert np.allclose(by_logits[1], by_probability[1], atol=2e-3)
 
 
+def test_person_is_the_sum_of_chosen_channels(tmp_path: Path) -> None:
+    config = TeacherConfig(parser_logits(tmp_path / "parts.onnx"), "human", "symmetric", "logit", person=(0, 2))
+    frame = np.zeros((1, 16, 16, 3), np.uint8)
+    frame[..., 2] = 255  # logits of -1, -1 and 1
+    odds = np.exp(2.0)
+    teacher = OnnxTeacher(config)
+    assert np.abs(teacher.label_frames(frame) / 255 - (1 + odds) / (2 + odds)).max() < 1 / 30 + 1e-3
+    assert teacher.fingerprint != OnnxTeacher(replace(config, person=None)).fingerprint
+
+
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("background", [0, 2])
 def test_person_is_all_but_background(tmp_path: Path, layout: str, background: int) -> None:
@@ -351,7 +361,10 @@ def unknown_operator(path: Path) -> str:
         (linear_scene, {}, r"should be the mask of one frame, NCHW .* it is \(1, 4\)"),
         (linear_scene, {"task": "scene"}, "does not sum to 1; set this teacher's activation: logit"),
         (parser_logits, {"background": 3}, "background 3 is none of the 3 channels of 'parts'"),
+        (parser_logits, {"person": (0, 3)}, "person 3 is none of the 3 channels of 'parts'"),
         (mean_mask, {"network": "resnet18"}, "network is a setting of PyTorch checkpoints"),
+        (mean_mask, {"batch": 4}, "batch is a setting of PyTorch checkpoints"),
+        (mean_mask, {"trust": True}, "trust is a setting of torch.hub"),
         (not_finite, {"scale": "symmetric", "activation": "logit"}, "values that are not finite"),
     ],
 )

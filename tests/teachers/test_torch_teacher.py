@@ -215,6 +215,27 @@ def test_fingerprint_is_of_weights_and_settings(tmp_path: Path) -> None:
     assert len({TorchTeacher(config).fingerprint for config in changed} | {first}) == 4
 
 
+@pytest.mark.parametrize("make", [parser, scene_net])
+def test_batches_and_bf16_give_nearly_the_same_labels_kept_apart(tmp_path: Path, make: Callable[[Path], str]) -> None:
+    config = TeacherConfig(make(tmp_path / "t.pt"))
+    exact = TorchTeacher(config)
+    fingerprints = {exact.fingerprint}
+    for change in ({"batch": 3}, {"batch": 9}, {"precision": "bf16-mixed"}):
+        teacher = TorchTeacher(replace(config, **change))
+        fingerprints.add(teacher.fingerprint)
+        given, expected = teacher.label_frames(FRAMES), exact.label_frames(FRAMES)
+        loose = "precision" in change
+        if isinstance(given, tuple):
+            np.testing.assert_allclose(given[1], expected[1], rtol=0.05 if loose else 2e-3)
+        else:
+            assert np.abs(given.astype(int) - expected).max() <= (51 if loose else 17)
+        assert (
+            len(teacher.label_frames(FRAMES[:0])[0] if isinstance(given, tuple) else teacher.label_frames(FRAMES[:0]))
+            == 0
+        )
+    assert len(fingerprints) == 4
+
+
 def test_config_from_yaml(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("teachers:\n  scene:\n    path: resnet152_places365.pth.tar\n    network: resnet152\n")
@@ -298,6 +319,9 @@ def of_resnet18(path: Path) -> str:
         (parser, {"layout": "NCHW"}, "layout is a setting of ONNX files"),
         (parser, {"background": 2}, "background is a setting of ONNX files"),
         (parser, {"best": 0}, "set best to 1 or more"),
+        (parser, {"batch": 0}, "batch to 1 or more"),
+        (parser, {"trust": True}, "trust is a setting of torch.hub"),
+        (parser, {"person": (1,)}, "person is a setting of ONNX files"),
     ],
 )
 def test_wrong_teachers_are_refused_in_one_line(

@@ -29,6 +29,7 @@ from kinet.data.manifest import Clip
 from kinet.data.video import IMAGE_SUFFIXES, FrameSource, UnreadableClip, open_clip
 from kinet.errors import InputError
 from kinet.progress import clip_progress
+from kinet.teachers.plausible import MaskShares, SceneShares
 from kinet.teachers.teacher import MASK_SIZE, FrameLabels, Frames, Task, Teacher, TeacherLabels
 
 logger = logging.getLogger(__name__)
@@ -122,27 +123,35 @@ class LabelCache:
     def fill(self, clips: Clips) -> FillReport:
         """Label every frame of the clips that have no labels yet; progress goes to stderr.
 
-        A clip that can't be decoded is put on the report and left out. Masks that say nothing, none or all of
-        every frame, are logged as a warning. An interruption loses the clip at work.
+        A clip that can't be decoded is put on the report and left out. Labels that are the same in all or nearly all
+        frames are logged as a warning, one line a teacher. An interruption loses the clip at work.
 
         Raises:
             InputError: the folder can't be written, or a teacher's values are not finite.
         """
-        report, shares, start = FillReport(), MaskShares(), time.monotonic()
+        report, masks, scenes, start = FillReport(), MaskShares(), SceneShares(), time.monotonic()
         with clip_progress("labelling", len(clips)) as advance:
             for clip in clips:
                 try:
-                    self._fill_clip(clip, report, shares)
+                    entries = self._fill_clip(clip, report)
                 except UnreadableClip as error:
                     report.unreadable.append(error)
+                else:
+                    if "human" in entries:
+                        masks.add(entries["human"]["masks"])
+                    if "scene" in entries:
+                        scenes.add(entries["scene"]["classes"])
                 advance(1, f"{len(report.unreadable)} unreadable" if report.unreadable else "")
         report.seconds = time.monotonic() - start
-        if self.human is not None and shares.frames:
-            report.empty_masks, report.full_masks = shares.empty / shares.frames, shares.full / shares.frames
-            shares.warn(self.human)
+        if masks.frames:
+            report.empty_masks, report.full_masks = masks.empty / masks.frames, masks.full / masks.frames
+        for teacher, shares in ((self.human, masks), (self.scene, scenes)):
+            if teacher is not None and (warning := shares.warning(teacher)):
+                logger.warning("%s", warning)
         return report
 
-    def _fill_clip(self, clip: Clip, report: FillReport, shares: MaskShares) -> None:
+    def _fill_clip(self, clip: Clip, report: FillReport) -> dict[Task, Entry]:
+        """The labels of all teachers, read or made."""
         key = self.store.key(clip)
         entries: dict[Task, Entry] = {}
         missing: list[Teacher] = []
@@ -163,8 +172,7 @@ class LabelCache:
             report.frames += max(len(array) for entry in made.values() for array in entry.values())
         else:
             report.kept += 1
-        if "human" in entries:
-            shares.add(entries["human"]["masks"])
+        return entries
 
 
 class CachedLabels:
@@ -201,32 +209,6 @@ class CachedLabels:
                 self.cache.folder,
             )
         self.computed += 1
-
-
-@dataclass
-class MaskShares:
-    """Counts masks that say nothing."""
-
-    frames: int = 0
-    empty: int = 0
-    full: int = 0
-
-    def add(self, masks: npt.NDArray[np.generic]) -> None:
-        person = (masks >= np.uint8(128)).reshape(len(masks), -1)
-        self.frames += len(person)
-        self.empty += int((~person.any(axis=1)).sum())
-        self.full += int(person.all(axis=1).sum())
-
-    def warn(self, teacher: Teacher) -> None:
-        for count, what in ((self.empty, "no person"), (self.full, "nothing but person")):
-            if count == self.frames:
-                logger.warning(
-                    "%s: its masks show %s in 100%% of the %d frames, so they teach nothing;"
-                    " check the teacher's settings (scale, channels, activation, output)",
-                    teacher.name,
-                    what,
-                    count,
-                )
 
 
 def clip_key(clip: Clip) -> str:

@@ -14,7 +14,7 @@ from kinet.models.fixed_branch import TeacherTrunk
 from kinet.models.pspnet import PSPNet
 from kinet.teachers.labelling import named_teacher
 from kinet.teachers.teacher_config import ONNX_ONLY, TORCH_SUFFIXES, TeacherConfig, refuse_settings
-from kinet.teachers.torch_teacher import open_network, task_of
+from kinet.teachers.torch_teacher import is_foreign, open_file, task_of
 
 
 def open_fixed_teachers(
@@ -54,9 +54,10 @@ def open_fixed_teachers(
 def open_trunk(task: str, config: TeacherConfig) -> TeacherTrunk:
     """The feature layers of a teacher's file, with their weights. Raises InputError."""
     path = Path(config.path).expanduser()
-    if path.suffix.lower() not in TORCH_SUFFIXES:
+    if is_foreign(config.path) or path.suffix.lower() not in TORCH_SUFFIXES:
+        what = "a model from elsewhere" if is_foreign(config.path) else "an ONNX file"
         raise InputError(
-            f"teachers.{task}: {path.name}: an ONNX file names no feature stages, which fixed branches need; take a "
+            f"teachers.{task}: {path.name}: {what} names no feature stages, which fixed branches need; take a "
             f"checkpoint of kinet teach {task}" + (" or of Places365" if task == "scene" else "")
         )
     refuse_settings(
@@ -64,7 +65,7 @@ def open_trunk(task: str, config: TeacherConfig) -> TeacherTrunk:
         (*ONNX_ONLY, "input_size"),
         f"teachers.{task}: {path.name}: {{}} has no part in fixed branches, which see the action branch's crops",
     )
-    opened = open_network(config, path)
+    opened = open_file(config)
     if task_of(opened.network) != task:
         raise InputError(f"teachers.{task}: {path.name} is a teacher of the task {task_of(opened.network)}")
     stride = opened.network.output_stride if isinstance(opened.network, PSPNet) else TrunkConfig.output_stride

@@ -15,7 +15,7 @@ from kinet.teachers.onnx_teacher import OnnxTeacher
 from kinet.teachers.packed_labels import find_packed_labels
 from kinet.teachers.teacher import LabelSource, Teacher, TeacherLabels
 from kinet.teachers.teacher_config import TORCH_SUFFIXES, TeacherConfig
-from kinet.teachers.torch_teacher import TorchTeacher
+from kinet.teachers.torch_teacher import TorchTeacher, is_foreign
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,11 @@ def named_teacher(config: TeachersConfig, task: str) -> TeacherConfig:
 
 
 def open_teacher(config: TeacherConfig) -> Teacher:
-    """A PyTorch checkpoint if the file's name ends like one, else an ONNX file. Raises InputError."""
-    if Path(config.path).suffix.lower() in TORCH_SUFFIXES:
+    """A PyTorch network if the path is of a library of those or ends like a checkpoint, else an ONNX file.
+
+    Raises InputError.
+    """
+    if is_foreign(config.path) or Path(config.path).suffix.lower() in TORCH_SUFFIXES:
         return TorchTeacher(config)
     return OnnxTeacher(config)
 

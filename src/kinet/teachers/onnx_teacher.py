@@ -30,7 +30,16 @@ from kinet.teachers.teacher import (
     merge_parts,
     stretch,
 )
-from kinet.teachers.teacher_config import TORCH_ONLY, TeacherConfig, default_threads, refuse_settings, scene_names
+from kinet.teachers.teacher_config import (
+    HUB_ONLY,
+    TORCH_ONLY,
+    TeacherConfig,
+    check_numbers,
+    check_parts,
+    default_threads,
+    refuse_settings,
+    scene_names,
+)
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -75,7 +84,7 @@ KNOWN_FILES: dict[str, dict[str, Any]] = {
 }
 """Settings of files by their SHA-256; they fill the fields that a config leaves out."""
 
-NOT_LABELS = ("path", "class_names", "threads", *TORCH_ONLY)
+NOT_LABELS = ("path", "class_names", "threads", *TORCH_ONLY, *HUB_ONLY)
 """Settings that do not change a label and so stay out of the fingerprint."""
 
 
@@ -96,6 +105,7 @@ class OnnxTeacher:
         refuse_settings(
             config, TORCH_ONLY, f"{self.name}: {{}} is a setting of PyTorch checkpoints, this is an ONNX file"
         )
+        refuse_settings(config, HUB_ONLY, f"{self.name}: {{}} is a setting of torch.hub, this is an ONNX file")
         model = read_model(self.path)
         self.file_hash = hashlib.sha256(model).hexdigest()
         self.session: Any = open_session(model, self.name)
@@ -213,8 +223,7 @@ def complete(config: TeacherConfig, file_hash: str, session: Any, name: str) -> 
     ):
         if getattr(config, field) is None:
             raise InputError(f"{name}: set this teacher's {field}: {choices}")
-    if config.best < 1 or config.threads < 0:
-        raise InputError(f"{name}: set best to 1 or more and threads to 0 or more")
+    check_numbers(config, name)
     layout, input_size = complete_input(config, session.get_inputs(), name)
     outputs = [output.name for output in session.get_outputs()]
     output = config.output or outputs[0]
@@ -261,6 +270,7 @@ def complete_input(
 def fingerprint(config: TeacherConfig, file_hash: str) -> str:
     """SHA-256 over the file and every completed setting that changes a label."""
     settings = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in NOT_LABELS}
+    settings = {name: value for name, value in settings.items() if value is not None}
     text = json.dumps({"format": LABEL_FORMAT, "file": file_hash, **settings}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -286,13 +296,12 @@ def person_probability(output: npt.NDArray[np.float32], config: TeacherConfig, n
             f" it is {output.shape}"
         )
     channels = {"NCHW": output[0], "NHWC": np.moveaxis(output[0], -1, 0), "NHW": output}[layout]
-    if len(channels) > 1 and not 0 <= config.background < len(channels):
-        raise InputError(
-            f"{name}: background {config.background} is none of the {len(channels)} channels of '{config.output}'"
-        )
+    check_parts(config, len(channels), name, f"'{config.output}'")
     if config.activation == "probability" and (channels.min() < -1e-3 or channels.max() > 1 + 1e-3):
         raise InputError(f"{name}: output '{config.output}' is outside [0, 1]; set this teacher's activation: logit")
-    return merge_parts(channels, logits=config.activation == "logit", background=config.background)
+    return merge_parts(
+        channels, logits=config.activation == "logit", background=config.background, person=config.person
+    )
 
 
 def scene_log_probabilities(

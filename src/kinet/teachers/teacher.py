@@ -8,6 +8,7 @@ to the last bit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -134,17 +135,23 @@ def stretch(frame: npt.NDArray[np.uint8], size: tuple[int, int]) -> torch.Tensor
     return functional.interpolate(image, size, mode="bilinear", antialias=True)
 
 
-def merge_parts(channels: npt.NDArray[np.float32], *, logits: bool, background: int = 0) -> npt.NDArray[np.float32]:
+def merge_parts(
+    channels: npt.NDArray[np.float32], *, logits: bool, background: int = 0, person: Sequence[int] | None = None
+) -> npt.NDArray[np.float32]:
     """P(person) (h, w) of a parser's channels (C, h, w), whatever its parts are.
 
     One channel is P(person) itself, or its logit. Of several, such as LIP's 19 parts or BodyPix's 24, P(person) is 1
-    less the probability of ``background``.
+    less the probability of ``background``; or the sum over the channels ``person``, where the others are other things.
     """
     if logits:
         values = torch.from_numpy(np.ascontiguousarray(channels))
         channels = (values.sigmoid() if len(values) == 1 else values.softmax(0)).numpy()
-    person: npt.NDArray[np.float32] = channels[0] if len(channels) == 1 else 1 - channels[background]
-    return person
+    merged: npt.NDArray[np.float32]
+    if person is not None:
+        merged = channels[list(person)].sum(axis=0)
+    else:
+        merged = channels[0] if len(channels) == 1 else 1 - channels[background]
+    return merged
 
 
 def masks_from_probabilities(person: npt.NDArray[np.float32], align_corners: bool = False) -> Masks:

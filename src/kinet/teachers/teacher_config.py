@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -15,6 +15,8 @@ from kinet.errors import InputError
 from kinet.teachers.teacher import BEST_SCENES, Task
 
 TORCH_SUFFIXES = (".pt", ".pth", ".tar")
+HUGGING_FACE = "hf:"
+TORCH_HUB = "hub:"
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class TeacherConfig:
     """
 
     path: str
-    """An ONNX file with its weights inside, or a PyTorch checkpoint (.pt, .pth, .tar)."""
+    """An ONNX file with its weights inside, a PyTorch checkpoint (.pt, .pth, .tar), ``hf:OWNER/NAME[@REVISION]`` or
+    ``hf:FOLDER`` (Hugging Face), ``hub:OWNER/NAME:REF:MODEL`` or ``hub:FOLDER:MODEL`` (torch.hub)."""
     task: Task | None = None
     """human (person masks) or scene (scene classes)."""
     scale: Literal["unit", "symmetric", "imagenet", "byte"] | None = None
@@ -36,18 +39,22 @@ class TeacherConfig:
     """What the output is. Logits pass a sigmoid (masks of one channel) or a softmax."""
     input_size: tuple[int, int] | None = None
     """Height and width that frames are stretched to. Default: what the file says; of a parser that ``kinet teach``
-    wrote, the largest size of the frame's own shape inside of what it was trained on."""
+    wrote, the largest size of the frame's own shape inside of what it was trained on; of one from Hugging Face, what
+    its preprocessor says."""
     layout: Literal["NCHW", "NHWC"] | None = None
     """Where the input has its channels. Default: where the file has an axis of 3."""
     channels: Literal["rgb", "bgr"] = "rgb"
     """Their order."""
     output: str | None = None
-    """The output's name. Default: the first output."""
+    """The output's name. Default: an ONNX file's first, a torch.hub model's ``out`` or ``logits``."""
     mask_layout: Literal["NCHW", "NHWC", "NHW"] | None = None
     """The axes of a human teacher's output. Default: the input's layout."""
     background: int = 0
     """Of a human teacher with several channels, such as one a body part: the one that is no part of a person.
     P(person) is 1 less its probability."""
+    person: tuple[int, ...] | None = None
+    """Of a human teacher whose channels are all sorts of things: those that are a person, such as [15] of Pascal VOC's
+    21. P(person) is the sum of their probabilities."""
     align_corners: bool | None = None
     """Whether a mask's outer rows and columns lie on the frame's border. Default: no, at centres of tiles."""
     class_names: str | None = None
@@ -60,10 +67,22 @@ class TeacherConfig:
     """Of a PyTorch state dict: the backbone that it is of, such as resnet152. Default: what its name says."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where a PyTorch teacher runs. Its labels on another device are kept apart."""
+    batch: int = 1
+    """Frames that go through a PyTorch teacher at once. With 1, a label depends on its frame alone, to the last bit;
+    more is faster on a GPU, and its labels are kept apart."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Of a PyTorch teacher's sums. Labels made in bf16 are kept apart."""
+    trust: bool = False
+    """Allow torch.hub to run the code of that repository on this machine."""
+    arguments: dict[str, Any] | None = None
+    """What the torch.hub model is called with, such as {pretrained: true}."""
 
 
-ONNX_ONLY = ("scale", "activation", "layout", "channels", "output", "mask_layout", "background", "align_corners")
-TORCH_ONLY = ("network", "device")
+READING = ("activation", "layout", "mask_layout", "align_corners")
+ONNX_ONLY = (*READING, "scale", "channels", "output", "background", "person")
+"""Settings that mean nothing to a checkpoint."""
+TORCH_ONLY = ("network", "device", "batch", "precision")
+HUB_ONLY = ("trust", "arguments")
 
 
 def refuse_settings(config: TeacherConfig, names: Sequence[str], message: str) -> None:
@@ -71,6 +90,23 @@ def refuse_settings(config: TeacherConfig, names: Sequence[str], message: str) -
     for field in fields(config):
         if field.name in names and getattr(config, field.name) != field.default:
             raise InputError(f"{message.format(field.name)}; leave it out")
+
+
+def check_numbers(config: TeacherConfig, name: str) -> None:
+    """Raise InputError on counts that are none."""
+    if config.best < 1 or config.batch < 1 or config.threads < 0:
+        raise InputError(f"{name}: set best to 1 or more, batch to 1 or more and threads to 0 or more")
+
+
+def check_parts(config: TeacherConfig, channels: int, name: str, output: str) -> None:
+    """Raise InputError where ``background`` or ``person`` is none of a human teacher's ``channels`` in ``output``."""
+    setting = "background" if config.person is None else "person"
+    numbers = (config.background,) if config.person is None else config.person
+    if not numbers:
+        raise InputError(f"{name}: person is empty; leave it out")
+    for number in numbers:
+        if not 0 <= number < channels and (channels > 1 or setting == "person"):
+            raise InputError(f"{name}: {setting} {number} is none of the {channels} channels of {output}")
 
 
 def scene_names(

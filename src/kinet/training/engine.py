@@ -82,6 +82,8 @@ class Training:
     """Shows progress."""
     saved_at: float = field(default_factory=time.monotonic)
     """When the last checkpoint was written."""
+    hinted: bool = False
+    """It was said that the steps wait for clips."""
 
 
 def train(
@@ -378,7 +380,8 @@ def finish_epoch(training: Training, scores: dict[str, float]) -> None:
     shown = [f"{name} {row[name]:.3g}" for name in ("loss", "val_top1", "clips_per_s", "data_wait") if name in row]
     line = f"epoch {position.epoch}/{config.training.epochs}  {'  '.join(shown)}"
     on_rank_zero(console.print)(line, highlight=False, soft_wrap=True)
-    if row["data_wait"] > LONG_WAIT:
+    if row["data_wait"] > LONG_WAIT and not training.hinted:
+        training.hinted = True
         tell(
             f"the steps waited for clips {row['data_wait']:.0%} of their time: raise data.workers"
             f" ({config.data.workers} now), or pack the clips with kinet pack"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,20 @@ def build_parser() -> Parser:
     sub.add_argument("--list", type=Path, help="csv with the columns class,video_name: the clips to keep")
     sub.add_argument("--hold-out", type=float, metavar="SHARE", help="write this share of each class to OUT_val.csv")
     sub.set_defaults(command=manifest)
+
+    sub = commands.add_parser(
+        "scan", help="decode every clip of a manifest and report the bad ones", allow_abbrev=False
+    )
+    sub.add_argument("manifest", type=Path, metavar="MANIFEST")
+    sub.add_argument("--root", type=Path, help="what the manifest's paths are relative to (default: its folder)")
+    sub.add_argument("--out", type=Path, help="folder for the report (default: MANIFEST without .csv, then _scan)")
+    sub.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one for each core)")
+    sub.add_argument("--timeout", type=float, default=120, help="seconds that a clip may take (120)")
+    sub.add_argument("--memory", type=int, default=2048, help="MB of memory that a clip may take (2048; Linux only)")
+    sub.add_argument("--segments", type=int, default=3, help="a clip with fewer frames is short (3)")
+    sub.add_argument("--good", type=Path, metavar="OUT.csv", help="write a manifest of the clips that can be read")
+    sub.add_argument("--strict", action="store_true", help="keep suspect clips out of --good too")
+    sub.set_defaults(command=scan)
 
     sub = commands.add_parser(
         "train",
@@ -134,6 +149,30 @@ def manifest(options: argparse.Namespace) -> None:
     if options.out.parent.resolve() != options.folder.resolve():
         print(f"paths are relative to {options.folder}: give it as data.root", file=sys.stderr)
     print(json.dumps(result))
+
+
+def scan(options: argparse.Namespace) -> None:
+    from kinet.data.scan import ScanOptions, problem_table
+    from kinet.data.scan import scan as run_scan
+
+    if options.strict and options.good is None:
+        raise InputError("--strict: says which clips --good keeps; give --good OUT.csv too")
+    summary = run_scan(
+        ScanOptions(
+            manifest=options.manifest,
+            out=options.out or options.manifest.with_name(f"{options.manifest.stem}_scan"),
+            root=options.root,
+            workers=options.workers,
+            timeout=options.timeout,
+            memory=options.memory,
+            segments=options.segments,
+            good=options.good,
+            strict=options.strict,
+        )
+    )
+    if summary["problems"]:
+        Console(stderr=True).print(problem_table(summary))
+    print(json.dumps(summary))
 
 
 def train(options: argparse.Namespace) -> None:

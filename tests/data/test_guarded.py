@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-import ctypes
+import importlib
 import multiprocessing
-import os
-import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from kinet.data.guarded import Failure, guarded_map
 
 MEMORY = 256 * 2**20
+Work = Callable[[tuple[str, int]], int]
 
 
-def work(item: tuple[str, int]) -> int:
-    """A decoder with every fault there is."""
-    fault, number = item
-    match fault:
-        case "segfault":
-            ctypes.string_at(0)
-        case "abort":
-            os.abort()
-        case "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "exit":
-            os._exit(3)
-        case "hang":
-            time.sleep(600)
-        case "hang in compiled code":
-            ctypes.PyDLL(None).sleep(600)  # a PyDLL call keeps Python's lock: no signal handler can run
-        case "memory":
-            blocks = []
-            while True:
-                blocks.append(bytearray(16 * 2**20))
-        case "raise":
-            raise ValueError("a bad\nheader")
-    return number * number
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Work:
+    """The square of an item's number, or its fault. Worker processes find the module by the path."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    return importlib.import_module("faults").work
 
 
-def outcomes(faults: list[str], workers: int = 2, timeout: float = 20) -> dict[int, int | Failure]:
+def outcomes(work: Work, faults: list[str], workers: int = 2, timeout: float = 20) -> dict[int, int | Failure]:
     """By place in ``faults``."""
     items = [(fault, number) for number, fault in enumerate(faults)]
     found = {}
@@ -67,27 +50,31 @@ def outcomes(faults: list[str], workers: int = 2, timeout: float = 20) -> dict[i
         ),
     ],
 )
-def test_a_fault_costs_one_item(fault: str, failure: Failure) -> None:
+def test_a_fault_costs_one_item(work: Work, fault: str, failure: Failure) -> None:
     faults = ["", fault, "", "", fault, ""]
-    assert outcomes(faults) == {0: 0, 1: failure, 2: 4, 3: 9, 4: failure, 5: 25}
+    assert outcomes(work, faults) == {0: 0, 1: failure, 2: 4, 3: 9, 4: failure, 5: 25}
 
 
 @pytest.mark.parametrize("fault", ["hang", "hang in compiled code"])
-def test_a_process_that_hangs_is_killed(fault: str) -> None:
+def test_a_process_that_hangs_is_killed(work: Work, fault: str) -> None:
     begin = time.monotonic()
-    assert outcomes(["", fault, ""], workers=1, timeout=1) == {0: 0, 1: Failure("timeout", "not done in 1 s"), 2: 4}
+    assert outcomes(work, ["", fault, ""], workers=1, timeout=1) == {
+        0: 0,
+        1: Failure("timeout", "not done in 1 s"),
+        2: 4,
+    }
     assert time.monotonic() - begin < 20
 
 
-def test_many_items_and_many_faults_lose_none() -> None:
+def test_many_items_and_many_faults_lose_none(work: Work) -> None:
     faults = ["segfault" if number % 10 == 3 else "raise" if number % 10 == 7 else "" for number in range(200)]
-    found = outcomes(faults)
+    found = outcomes(work, faults)
     assert sorted(found) == list(range(200))
     assert all(found[number] == number * number for number in range(200) if not faults[number])
     assert Counter(type(outcome).__name__ for outcome in found.values()) == {"int": 160, "Failure": 40}
 
 
-def test_items_are_taken_as_they_are_needed_and_processes_end_with_the_caller() -> None:
+def test_items_are_taken_as_they_are_needed_and_processes_end_with_the_caller(work: Work) -> None:
     taken = []
 
     def items():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import av.logging
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from kinet.data.container import read_claims
+from kinet.data.container import Claims, read_claims
 from kinet.data.sampling import test_indices
 from kinet.data.video import MAX_PIXELS, MAX_SIDE, UnreadableClip, open_clip
 
@@ -120,7 +120,7 @@ def _check_images(path: Path, facts: Facts) -> None:
         return
     facts.format = "images"
     digest = hashlib.blake2b(digest_size=16)
-    sizes: dict[tuple[int, int], int] = {}
+    sizes = Counter[tuple[int, int]]()
     refused: list[str] = []
     for number in range(len(source)):
         try:
@@ -129,7 +129,7 @@ def _check_images(path: Path, facts: Facts) -> None:
             refused.append(error.cause)
             continue
         digest.update(frame.tobytes())
-        sizes.setdefault((frame.shape[1], frame.shape[0]), number)
+        sizes[frame.shape[1], frame.shape[0]] += 1
         facts.frames += 1
     if refused:
         facts.add("undecodable", f"{len(refused)} of {len(source)} images cannot be read; the first: {refused[0]}")
@@ -139,41 +139,66 @@ def _check_images(path: Path, facts: Facts) -> None:
         _check_one_size(sizes, facts)
 
 
-def _check_one_size(sizes: dict[tuple[int, int], int], facts: Facts) -> None:
-    """``sizes``: the first frame of each size (width, height)."""
+def _check_one_size(sizes: Counter[tuple[int, int]], facts: Facts) -> None:
     if len(sizes) > 1:
-        (first, _), (second, number), *_ = sizes.items()
-        facts.add(
-            "undecodable",
-            f"frames of {len(sizes)} sizes: {first[0]}x{first[1]}, from frame {number} on {second[0]}x{second[1]}",
-        )
+        text = ", ".join(f"{count} of {width}x{height}" for (width, height), count in list(sizes.items())[:3])
+        facts.add("undecodable", f"frames of {len(sizes)} sizes: {text}")
 
 
 def _check_video(path: Path, segments: int, facts: Facts) -> None:
     with _decoder_messages() as messages:
         try:
             container = av.open(f"file:{path}", metadata_errors="replace")
+        except MemoryError:
+            raise
         except (av.FFmpegError, OSError) as error:
-            if isinstance(error, MemoryError):
-                raise
             said = f": {messages.first}" if messages.count else ""
             facts.add("unreadable", f"not a readable video ({error.strerror}{said})")
-            _compare_end(path, facts)
+            _compare_end(path, read_claims(path), facts)
             return
         with container:
             facts.format = container.format.name
             stream = container.streams.best("video")
             if not isinstance(stream, VideoStream):
-                facts.add("no_video_stream", f"no video stream; it holds {_contents(container)}")
-                return
-            if stream.codec_context is None:
+                held = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+                facts.add("no_video_stream", f"no video stream; it holds {held}")
+            elif stream.codec_context is None:
                 facts.add("undecodable", "no decoder for the video stream")
-                return
-            if facts.format.endswith("_pipe") or facts.format in ("image2", "gif", "tty"):
-                facts.add("not_video", f"an image or a text, not a video ({facts.format})")
-            _decode_all(path, container, stream, messages, facts)
+            else:
+                _check_stream(path, container, stream, messages, facts)
     if not any(problem.kind in BAD for problem in facts.problems):
         _read_as_training(path, segments, facts)
+
+
+def _check_stream(path: Path, container: InputContainer, stream: VideoStream, messages: Messages, facts: Facts) -> None:
+    context = stream.codec_context
+    facts.codec, facts.width, facts.height = context.name, context.width, context.height
+    facts.rate = float(stream.average_rate or 0)
+    if facts.format.endswith("_pipe") or facts.format in ("image2", "tty"):
+        facts.add("not_video", f"an image or a text, not a video ({facts.format})")
+    if max(context.width, context.height) > MAX_SIDE or context.width * context.height > MAX_PIXELS:
+        facts.add("too_large", f"frames of {context.width}x{context.height} pixels")
+        return
+    found = _decode(container, stream)
+    facts.frames = sum(found.sizes.values())
+    facts.content = found.content if facts.frames else ""
+    if found.broken_off:
+        facts.add("undecodable", f"reading failed after {facts.frames} frames: {found.broken_off}")
+    elif not facts.frames:
+        reason = found.refusal or messages.first or "no reason told"
+        facts.add("undecodable", f"none of {found.packets} packets decodes ({reason})")
+    if found.begin is not None and found.end is not None and stream.time_base is not None:
+        facts.seconds = float((found.end - found.begin) * stream.time_base)
+    claims = read_claims(path)
+    _check_one_size(found.sizes, facts)
+    if not _compare_end(path, claims, facts):
+        _compare_length(stream, found, facts)
+    _compare_sizes(claims, facts)
+    _check_damage(found, messages, facts)
+    _check_times(facts)
+    promised = FORMATS.get(path.suffix.lower())
+    if promised and promised not in facts.format.split(","):
+        facts.add("extension", f"{path.suffix} promises {promised}, the file holds {facts.format}")
 
 
 class Messages:
@@ -214,108 +239,106 @@ def _decoder_messages() -> Iterator[Messages]:
         av.logging.set_level(before)
 
 
-def _contents(container: InputContainer) -> str:
-    return ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+@dataclass(slots=True)
+class Decoded:
+    """What a sequential decode of a video stream gave."""
+
+    packets: int = 0
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """How many frames have the size (width, height), in the order the sizes turn up."""
+    marked: int = 0
+    """Frames that the decoder says it had to mend."""
+    refused: int = 0
+    """Packets that it could not decode, and why the first one."""
+    refusal: str = ""
+    broken_off: str = ""
+    """Why the file could not be read to its end."""
+    cut_off: bool = False
+    """The last packet is not whole."""
+    begin: int | None = None
+    """The first frame's time and the last one's end, in the stream's time base."""
+    end: int | None = None
+    content: str = ""
 
 
-def _decode_all(path: Path, container: InputContainer, stream: VideoStream, messages: Messages, facts: Facts) -> None:
-    context = stream.codec_context
-    context.thread_type, context.thread_count = "NONE", 1
-    facts.codec, facts.width, facts.height = context.name, context.width, context.height
-    facts.rate = float(stream.average_rate or 0)
-    if max(context.width, context.height) > MAX_SIDE or context.width * context.height > MAX_PIXELS:
-        facts.add("too_large", f"frames of {context.width}x{context.height} pixels")
-        return
+def _decode(container: InputContainer, stream: VideoStream) -> Decoded:
+    """Decode the stream on one thread, going on behind packets that are refused."""
+    stream.codec_context.thread_type, stream.codec_context.thread_count = "NONE", 1
+    found = Decoded()
     digest = hashlib.blake2b(digest_size=16)
-    packets = marked = refused = 0
-    cut_off = False
-    begin, end = None, None
-    sizes: dict[tuple[int, int], int] = {}
-    failure = ""
     try:
         for packet in container.demux(stream):
-            flush = not packet.size and packet.dts is None
-            if not flush:
-                packets += 1
+            last = not packet.size and packet.dts is None  # it makes the decoder give the frames it has kept
+            if not last:
+                found.packets += 1
+                found.cut_off = packet.is_corrupt
                 digest.update(packet)
-                cut_off = packet.is_corrupt
                 if packet.pts is not None:
-                    begin = packet.pts if begin is None else min(begin, packet.pts)
-                    end = max(packet.pts + (packet.duration or 0), end or begin)
-            try:
-                for frame in packet.decode():
-                    sizes.setdefault((frame.width, frame.height), facts.frames)
-                    facts.frames += 1
-                    marked += frame.is_corrupt
-            except av.FFmpegError as error:
-                if isinstance(error, MemoryError):
-                    raise
-                refused += 1
-                failure = failure or f"{error.strerror} after {facts.frames} frames"
-            if flush:
+                    end = packet.pts + (packet.duration or 0)
+                    found.begin = packet.pts if found.begin is None else min(packet.pts, found.begin)
+                    found.end = end if found.end is None else max(end, found.end)
+            _decode_packet(packet, found)
+            if last:  # PyAV goes on to flush other streams, and fails
                 break
+    except MemoryError:
+        raise
     except (av.FFmpegError, OSError) as error:
-        if isinstance(error, MemoryError):
-            raise
-        facts.add("undecodable", f"reading failed after {facts.frames} frames: {error.strerror}")
-    if facts.frames:
-        facts.content = digest.hexdigest()
-        _check_one_size(sizes, facts)
-    elif not any(problem.kind == "undecodable" for problem in facts.problems):
-        facts.add("undecodable", f"none of {packets} packets decodes ({failure or messages.first or 'no reason told'})")
-    _compare_end(path, facts)
-    time_base = stream.time_base or Fraction(0)
-    if begin is not None and end is not None:
-        facts.seconds = float((end - begin) * time_base)
-    _compare_length(stream, packets, begin, end, cut_off, facts)
-    _compare_sizes(path, facts)
-    if marked or refused or messages.count:
-        parts = [f"{marked} of {facts.frames} frames are marked as corrupt"] if marked else []
-        parts += [f"{refused} packets are refused ({failure})"] if refused else []
-        parts += [messages.first] if messages.count else []
-        facts.add("damaged", "; ".join(parts))
-    _check_times(facts)
-    promised = FORMATS.get(path.suffix.lower())
-    if promised and promised not in facts.format.split(","):
-        facts.add("extension", f"{path.suffix} promises {promised}, the file holds {facts.format}")
+        found.broken_off = error.strerror or str(error)
+    found.content = digest.hexdigest()
+    return found
 
 
-def _compare_end(path: Path, facts: Facts) -> None:
-    """A file that ends before its own structure does was cut off, or never finished."""
-    size, end = path.stat().st_size, read_claims(path).end
-    if end is not None and end > size:
-        facts.add("truncated", f"ends after {size} of {end} bytes")
+def _decode_packet(packet: av.Packet[VideoStream], found: Decoded) -> None:
+    try:
+        for frame in packet.decode():
+            found.sizes[frame.width, frame.height] += 1
+            found.marked += frame.is_corrupt
+    except MemoryError:
+        raise
+    except av.FFmpegError as error:
+        found.refused += 1
+        found.refusal = found.refusal or error.strerror or str(error)
 
 
-def _compare_length(
-    stream: VideoStream, packets: int, begin: int | None, end: int | None, cut_off: bool, facts: Facts
-) -> None:
-    if any(problem.kind == "truncated" for problem in facts.problems):
-        return
-    if cut_off:
+def _compare_end(path: Path, claims: Claims, facts: Facts) -> bool:
+    """Whether the file ends before its own structure does: it was cut off, or never finished."""
+    size = path.stat().st_size
+    if claims.end is None or claims.end <= size:
+        return False
+    facts.add("truncated", f"ends after {size} of {claims.end} bytes")
+    return True
+
+
+def _compare_length(stream: VideoStream, found: Decoded, facts: Facts) -> None:
+    if found.cut_off:
         facts.add("truncated", "the last packet is cut off")
-    elif facts.format == "avi" and packets < stream.frames:
-        facts.add("truncated", f"the header claims {stream.frames} frames, the file holds {packets}")
-    elif begin is not None and end is not None and stream.duration and stream.time_base:
-        claimed, missing = stream.duration, (stream.start_time or 0) + stream.duration - end
-        if missing * stream.time_base > 0.5 and missing > 0.02 * claimed:
-            seconds = float(claimed * stream.time_base)
-            facts.add("truncated", f"the header claims {seconds:.2f} s, the file holds {facts.seconds:.2f} s")
-        elif -missing * stream.time_base > 0.5 and -missing > 0.1 * claimed:
-            seconds = float(claimed * stream.time_base)
-            facts.add("duration", f"the header claims {seconds:.2f} s, the file holds {facts.seconds:.2f} s")
+        return
+    if facts.format == "avi" and found.packets < stream.frames:
+        facts.add("truncated", f"the header claims {stream.frames} frames, the file holds {found.packets}")
+        return
+    if found.end is None or not stream.duration or stream.time_base is None:
+        return
+    missing = (stream.start_time or 0) + stream.duration - found.end
+    text = f"the header claims {float(stream.duration * stream.time_base):.2f} s, the file holds {facts.seconds:.2f} s"
+    if missing * stream.time_base > 0.5 and missing > 0.02 * stream.duration:
+        facts.add("truncated", text)
+    elif -missing * stream.time_base > 0.5 and -missing > 0.1 * stream.duration:
+        facts.add("duration", text)
 
 
-def _compare_sizes(path: Path, facts: Facts) -> None:
-    for claim in read_claims(path).sizes:
-        if not claim.width or not claim.height:
-            continue
-        if abs(claim.width - facts.width) > MARGIN or abs(claim.height - facts.height) > MARGIN:
-            facts.add(
-                "damaged",
-                f"the header's {claim.where} claims {claim.width}x{claim.height}, "
-                f"frames are {facts.width}x{facts.height}",
-            )
+def _compare_sizes(claims: Claims, facts: Facts) -> None:
+    frames = f"frames are {facts.width}x{facts.height}"
+    for where, width, height in claims.sizes:
+        if width and height and max(abs(width - facts.width), abs(height - facts.height)) > MARGIN:
+            facts.add("damaged", f"the header's {where} claims {width}x{height}, {frames}")
+
+
+def _check_damage(found: Decoded, messages: Messages, facts: Facts) -> None:
+    parts = [f"{found.marked} of {facts.frames} frames are marked as corrupt"] if found.marked else []
+    parts += [f"{found.refused} of {found.packets} packets are refused ({found.refusal})"] if found.refused else []
+    parts += [messages.first] if messages.count else []
+    if parts:
+        facts.add("damaged", "; ".join(parts))
 
 
 def _check_times(facts: Facts) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot"})
-DATA_BOXES = FIRST_BOXES | {b"moof"}
+DATA_BOXES = FIRST_BOXES | {b"moof", b"mfra"}
 HOLDER = {b"moov": b"", b"trak": b"moov", b"mdia": b"trak", b"minf": b"mdia", b"stbl": b"minf"}
 """The boxes that are looked into, each with the one that holds it."""
 

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,16 @@ class ScanOptions:
     strict: bool = False
 
 
-def scan(options: ScanOptions) -> dict[str, Any]:
+def check_item(item: tuple[Clip, int]) -> Facts:
+    """What is wrong with the clip of (clip, segments)."""
+    clip, segments = item
+    return check_clip(clip.path, segments)
+
+
+CheckClip = Callable[[tuple[Clip, int]], Facts]
+
+
+def scan(options: ScanOptions, check: CheckClip = check_item) -> dict[str, Any]:
     """Check every clip; returns the summary, and writes into ``out``:
 
     - ``report.csv``, columns path, label, verdict (bad, suspect), problem, cause: a row for every problem;
@@ -50,6 +59,7 @@ def scan(options: ScanOptions) -> dict[str, Any]:
     A scan that was interrupted goes on: clips that ``clips.jsonl`` tells of are not checked again, unless their
     file has changed since, or they failed under another limit of time or memory.
 
+    ``check`` must be importable: it is called in other processes.
     Raises InputError on a wrong option or manifest, or where the folder cannot be written.
     """
     for name in ("workers", "timeout", "memory", "segments"):
@@ -61,7 +71,7 @@ def scan(options: ScanOptions) -> dict[str, Any]:
         waiting = _unchecked(manifest, journal)
         bad = 0
         with clip_progress("scan", len(manifest), len(manifest) - len(waiting)) as advance:
-            for clip, facts in _check(manifest, waiting, options):
+            for clip, facts in _check(manifest, waiting, options, check):
                 journal.add(clip, facts)
                 bad += any(problem.kind in BAD for problem in facts.problems)
                 advance(1, f"{bad} bad")
@@ -79,19 +89,14 @@ def scan(options: ScanOptions) -> dict[str, Any]:
     return summary
 
 
-def _check(manifest: Manifest, rows: list[int], options: ScanOptions) -> Iterator[tuple[Clip, Facts]]:
+def _check(manifest: Manifest, rows: list[int], options: ScanOptions, check: CheckClip) -> Iterator[tuple[Clip, Facts]]:
     items = ((manifest[row], options.segments) for row in rows)
     for (clip, _), outcome in guarded_map(
-        _check_item, items, workers=options.workers, timeout=options.timeout, memory=options.memory * 2**20
+        check, items, workers=options.workers, timeout=options.timeout, memory=options.memory * 2**20
     ):
         if isinstance(outcome, Failure):
             outcome = Facts(problems=[Problem(outcome.kind, outcome.cause)])
         yield clip, outcome
-
-
-def _check_item(item: tuple[Clip, int]) -> Facts:
-    clip, segments = item
-    return check_clip(clip.path, segments)
 
 
 class Journal:

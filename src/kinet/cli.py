@@ -75,7 +75,7 @@ def build_parser() -> Parser:
     sub.add_argument("manifest", type=Path, metavar="MANIFEST")
     sub.add_argument("--root", type=Path, help="what the manifest's paths are relative to (default: its folder)")
     sub.add_argument("--out", type=Path, help="folder for the report (default: MANIFEST without .csv, then _scan)")
-    sub.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one for each core)")
+    sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one for each core)")
     sub.add_argument("--timeout", type=float, default=120, help="seconds that a clip may take (120)")
     sub.add_argument("--memory", type=int, default=2048, help="MB of memory that a clip may take (2048; Linux only)")
     sub.add_argument("--segments", type=int, default=3, help="a clip with fewer frames is short (3)")
@@ -172,6 +172,9 @@ def scan(options: argparse.Namespace) -> None:
     )
     if summary["problems"]:
         Console(stderr=True).print(problem_table(summary))
+    root = options.root or options.manifest.parent
+    if options.good is not None and options.good.parent.resolve() != root.resolve():
+        print(f"paths in {options.good} are relative to {root}: give it as data.root", file=sys.stderr)
     print(json.dumps(summary))
 
 

@@ -144,19 +144,22 @@ def test_other_segments_need_no_new_check(clips: Path, faulty: CheckClip) -> Non
     assert run(clips, faulty, segments=5)["problems"] == {"short": 6}
 
 
-@pytest.mark.parametrize("options", [{"workers": 0}, {"timeout": 0.0}, {"memory": -1}, {"segments": 0}])
+@pytest.mark.parametrize(
+    "options", [{"workers": 0}, {"timeout": 0.0}, {"timeout": float("nan")}, {"memory": -1}, {"segments": 0}]
+)
 def test_wrong_options_are_refused(clips: Path, options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"--{next(iter(options))} "):
         run(clips, **options)
 
 
-def test_another_file_in_the_journals_place_is_refused(clips: Path) -> None:
+@pytest.mark.parametrize("text", ["notes\n", "[]\n", '{"path": "clip0"}\n'])
+def test_another_file_in_the_journals_place_is_refused(clips: Path, text: str) -> None:
     journal = clips.with_name("scan") / "clips.jsonl"
     journal.parent.mkdir()
-    journal.write_text("notes\n")
+    journal.write_text(text)
     with pytest.raises(InputError, match="not written by a scan"):
         run(clips)
-    assert journal.read_text() == "notes\n"
+    assert journal.read_text() == text
 
 
 def test_the_check_of_an_item_is_that_of_its_clip(clips: Path) -> None:

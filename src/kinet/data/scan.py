@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def scan(options: ScanOptions, check: CheckClip = check_item) -> dict[str, Any]:
     Raises InputError on a wrong option or manifest, or where the folder cannot be written.
     """
     for name in ("workers", "timeout", "memory", "segments"):
-        if getattr(options, name) <= 0:
+        if not 0 < getattr(options, name) < math.inf:
             raise InputError(f"--{name} {getattr(options, name)}: give a number above 0")
     manifest = read_manifest(options.manifest, root=options.root)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -99,6 +100,9 @@ def _check(manifest: Manifest, rows: list[int], options: ScanOptions, check: Che
         yield clip, outcome
 
 
+LINE_KEYS = frozenset({"path", "stamp", "limits", *(field.name for field in fields(Facts))})
+
+
 class Journal:
     """What was found out so far, clip by clip, in a file that an interruption cannot spoil: a line for each.
 
@@ -113,9 +117,12 @@ class Journal:
         content = content[: content.rfind(b"\n") + 1]  # the last line may be cut off
         try:
             for line in content.decode().splitlines():
-                self._lines[json.loads(line)["path"]] = line
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: not written by a scan; choose another --out") from error
+                values = json.loads(line)
+                if not values.keys() >= LINE_KEYS:
+                    raise ValueError("not a line of this version's")
+                self._lines[values["path"]] = line
+        except (ValueError, AttributeError) as error:
+            raise InputError(f"{path}: not written by a scan of this version; choose another --out") from error
         self._file = path.open("ab")
         self._file.truncate(len(content))
 
@@ -133,7 +140,7 @@ class Journal:
 
     def facts(self, clip: Clip) -> Facts:
         values = json.loads(self._lines[clip.name])
-        known = {name: values[name] for name in Facts.__dataclass_fields__}
+        known = {field.name: values[field.name] for field in fields(Facts)}
         return Facts(**{**known, "problems": [Problem(*problem) for problem in values["problems"]]})
 
     def is_current(self, clip: Clip) -> bool:

@@ -100,6 +100,8 @@ def _check(manifest: Manifest, rows: list[int], options: ScanOptions, check: Che
         yield clip, outcome
 
 
+LOST = frozenset({"timeout", "memory", "crash", "error"})
+"""Problems that another limit, of time or memory, may do away with."""
 LINE_KEYS = frozenset({"path", "stamp", "limits", *(field.name for field in fields(Facts))})
 
 
@@ -148,7 +150,7 @@ class Journal:
         if clip.name not in self._lines:
             return False
         values = json.loads(self._lines[clip.name])
-        limited = any(kind in ("timeout", "memory") for kind, _ in values["problems"])
+        limited = any(kind in LOST for kind, _ in values["problems"])
         return values["stamp"] == _stamp(clip.path) and (values["limits"] == self.limits or not limited)
 
     def sort(self, manifest: Manifest) -> None:

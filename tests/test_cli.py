@@ -200,6 +200,17 @@ def test_clips_of_several_labels_are_indexed_but_not_trained_on(
     assert run("manifest", "check", out, "--root", toy.folder / "train").result["unreadable"] == 0
 
 
+def test_scan_of_good_and_bad_clips(run: Command, toy: ToySet, tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_text("no video")
+    manifest = toy.manifest(tmp_path / "clips.csv", (tmp_path / "broken.mp4", "diving"), clips=2)
+    outcome = run("scan", manifest, "--workers", "1", "--good", tmp_path / "good" / "clips.csv")
+    assert (outcome.result["good"], outcome.result["bad"], outcome.result["problems"]) == (2, 1, {"unreadable": 1})
+    assert outcome.result == json.loads((tmp_path / "clips_scan" / "summary.json").read_text())
+    assert "unreadable" in outcome.err  # the table
+    assert f"relative to {tmp_path}" in outcome.err
+    assert len(read_manifest(tmp_path / "good" / "clips.csv")) == 2
+
+
 def test_info_as_json_and_as_tables(run: Command, config_file: Path) -> None:
     info = run("info", config_file, "--classes", "7", "--json", "--model.backbone", "mobilenet_v2").result
     assert info["input_size"] == 64
@@ -211,7 +222,7 @@ def test_info_as_json_and_as_tables(run: Command, config_file: Path) -> None:
     assert tables.err == ""
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["test"], ["manifest"], ["info"], ["demo"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["test"], ["manifest"], ["scan"], ["info"], ["demo"]])
 def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])
@@ -252,6 +263,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["demo", "--seed", "one"], "invalid int value: 'one'"),
         (["test", "x", "--workers"], "expected one argument"),
         (["test", "x", "--precision", "16"], "invalid choice: '16'"),
+        (["scan", "x.csv", "--workers", "0"], "--workers 0: give a number above 0"),
+        (["scan", "x.csv", "--strict"], "--strict: says which clips --good keeps"),
         (["info", "x.yaml", "--classes", "0"], "--classes 0: give the number of actions"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,6 +87,20 @@ def build_parser() -> Parser:
     sub.add_argument("--workers", type=int, help="encoding processes (default: one a core)")
     sub.add_argument("--verify", action="store_true", help="then read the whole pack back and compare checksums")
     sub.set_defaults(command=pack)
+
+    sub = commands.add_parser(
+        "scan", help="decode every clip of a manifest and report the bad ones", allow_abbrev=False
+    )
+    sub.add_argument("manifest", type=Path, metavar="MANIFEST")
+    sub.add_argument("--root", type=Path, help="what the manifest's paths are relative to (default: its folder)")
+    sub.add_argument("--out", type=Path, help="folder for the report (default: MANIFEST without .csv, then _scan)")
+    sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one for each core)")
+    sub.add_argument("--timeout", type=float, default=120, help="seconds that a clip may take (120)")
+    sub.add_argument("--memory", type=int, default=2048, help="MB of memory that a clip may take (2048; Linux only)")
+    sub.add_argument("--segments", type=int, default=3, help="a clip with fewer frames is short (3)")
+    sub.add_argument("--good", type=Path, metavar="OUT.csv", help="write a manifest of the clips that can be read")
+    sub.add_argument("--strict", action="store_true", help="keep suspect clips out of --good too")
+    sub.set_defaults(command=scan)
 
     sub = commands.add_parser(
         "train",
@@ -313,6 +328,33 @@ def check(options: argparse.Namespace) -> None:
     counts = {kind.replace(" ", "_"): len(report.of(kind)) for kind in KINDS}
     rule_name = None if report.rule is None else report.rule.name
     print(json.dumps({"clips": report.clips, **counts, "group": rule_name, "report": str(out)}))
+
+
+def scan(options: argparse.Namespace) -> None:
+    from kinet.data.scan import ScanOptions, problem_table
+    from kinet.data.scan import scan as run_scan
+
+    if options.strict and options.good is None:
+        raise InputError("--strict: says which clips --good keeps; give --good OUT.csv too")
+    summary = run_scan(
+        ScanOptions(
+            manifest=options.manifest,
+            out=options.out or options.manifest.with_name(f"{options.manifest.stem}_scan"),
+            root=options.root,
+            workers=options.workers,
+            timeout=options.timeout,
+            memory=options.memory,
+            segments=options.segments,
+            good=options.good,
+            strict=options.strict,
+        )
+    )
+    if summary["problems"]:
+        Console(stderr=True).print(problem_table(summary))
+    root = options.root or options.manifest.parent
+    if options.good is not None and options.good.parent.resolve() != root.resolve():
+        print(f"paths in {options.good} are relative to {root}: give it as data.root", file=sys.stderr)
+    print(json.dumps(summary))
 
 
 def train(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -70,8 +70,8 @@ class TorchTeacher:
             raise InputError(f"{self.name}: device cuda is not available here; leave this teacher's device out")
         self.input_size: tuple[int, int] | None
         self.network: PSPNet | SceneNet
-        self.network, names, trained_size, _ = open_network(config, self.path)
-        self.task = task_of(self.network)
+        self.network, names, trained_size = open_network(config, self.path)
+        self.task: Task = "human" if isinstance(self.network, PSPNet) else "scene"
         if config.task is not None and config.task != self.task:
             raise InputError(f"{self.name} is a {self.task} teacher, not a {config.task} teacher")
         self.trained_size = trained_size
@@ -146,22 +146,8 @@ class TorchTeacher:
         return digest.hexdigest()
 
 
-class OpenedNetwork(NamedTuple):
-    """What a teacher's file holds."""
-
-    network: PSPNet | SceneNet
-    class_names: tuple[str, ...]
-    input_size: tuple[int, int]
-    """Height and width that it was trained on."""
-    backbone: str
-
-
-def task_of(network: PSPNet | SceneNet) -> Task:
-    return "human" if isinstance(network, PSPNet) else "scene"
-
-
-def open_network(config: TeacherConfig, path: Path) -> OpenedNetwork:
-    """The network of a file. Raises InputError: no such file, a damaged one, or one that holds something else."""
+def open_network(config: TeacherConfig, path: Path) -> tuple[PSPNet | SceneNet, tuple[str, ...], tuple[int, int]]:
+    """The network of a file, its classes' names, and the input size that it was trained on."""
     if not path.is_file():
         where = f"; the published ones are at {PLACES365_FILES}" if known_network(path) else ""
         raise InputError(f"{path}: cannot read this teacher: no such file{where}")
@@ -176,12 +162,16 @@ def open_network(config: TeacherConfig, path: Path) -> OpenedNetwork:
     return of_state(config.network or known_network(path), state_in(content, path), path)
 
 
-def of_checkpoint(checkpoint: TeacherCheckpoint, source: str) -> OpenedNetwork:
-    network, config = load_network(checkpoint, source), checkpoint.config
-    return OpenedNetwork(network, tuple(checkpoint.class_names), config.data.input_size, config.network.backbone)
+def of_checkpoint(
+    checkpoint: TeacherCheckpoint, source: str
+) -> tuple[PSPNet | SceneNet, tuple[str, ...], tuple[int, int]]:
+    network = load_network(checkpoint, source)
+    return network, tuple(checkpoint.class_names), checkpoint.config.data.input_size
 
 
-def of_state(name: str | None, state: dict[str, Tensor], path: Path) -> OpenedNetwork:
+def of_state(
+    name: str | None, state: dict[str, Tensor], path: Path
+) -> tuple[SceneNet, tuple[str, ...], tuple[int, int]]:
     """A backbone with a scene classifier, of as many scenes as the last matrix has rows; 365 are those of Places365."""
     if name not in BACKBONES:
         raise InputError(f"{path.name}: set this teacher's network to its backbone: one of {', '.join(BACKBONES)}")
@@ -194,7 +184,7 @@ def of_state(name: str | None, state: dict[str, Tensor], path: Path) -> OpenedNe
     check_fit(state, network, f"{path} is no {name}")
     network.load_state_dict(state, strict=False)  # BN's batch counters may be missing
     names = tuple(s.name for s in places365()) if classes == len(places365()) else tuple(map(str, range(classes)))
-    return OpenedNetwork(SceneNet(network), names, SCENE_SIZE, name)
+    return SceneNet(network), names, SCENE_SIZE
 
 
 def known_network(path: Path) -> str | None:

@@ -44,6 +44,11 @@ def test_parameters_are_as_many_as_published(name: str) -> None:
     assert sum(p.numel() for p in on_meta(name).parameters()) == PARAMETERS[name]
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_backbone_knows_its_name(name: str) -> None:
+    assert on_meta(name).name == name
+
+
 def test_bn_inception_parameters_add_up() -> None:
     """The number in PARAMETERS, from the table of the BN-Inception paper's modules as TSN's Caffe model has them."""
 

@@ -198,7 +198,7 @@ def test_teachers_that_cannot_be_a_branch_get_one_line(config: Config, tmp_path:
     assert human is not None
     assert "teachers.scene: the scene branch needs one" in told(scene=None)
     line = told(scene=TeacherConfig("squeezenet.onnx"))
-    assert "teachers.scene: squeezenet.onnx: an ONNX file names no feature stages" in line
+    assert "teachers.scene: squeezenet.onnx: fixed branches need a network that names its feature stages" in line
     assert line.endswith("take a checkpoint of kinet teach scene or of Places365")
     assert told(human=TeacherConfig("prisma.onnx")).endswith("take a checkpoint of kinet teach human")
     assert "no such file" in told(scene=TeacherConfig(str(tmp_path / "none.pt")))

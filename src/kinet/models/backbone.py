@@ -48,6 +48,8 @@ class Backbone(nn.Module):
     ``head``.
     """
 
+    name: str
+    """Its name in ``kinet.models.zoo.BACKBONES``."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Channel means of the normalised input, RGB in [0, 1]."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)

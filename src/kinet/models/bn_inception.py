@@ -94,6 +94,7 @@ class BNInception(Backbone):
 
     mean = (128 / 255, 117 / 255, 104 / 255)
     std = (1 / 255, 1 / 255, 1 / 255)
+    name = "bn_inception"
     feature_channels = 1024
 
     def __init__(self, classes: int = 1000, inner_width: float = 1.0) -> None:

@@ -59,6 +59,7 @@ class DenseNet121(Backbone):
     Source: torchvision/models/densenet.py (names, initialisation).
     """
 
+    name = "densenet121"
     feature_channels = 1024
 
     def __init__(self, classes: int = 1000, inner_width: float = 1.0) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ class FeatureStage:
         return self.stride * self.dilation
 
 
+@runtime_checkable
 class StagedNetwork(Protocol):
     """A network that names its feature stages: an ``nn.Module`` with these members can be a fixed branch's teacher."""
 
@@ -204,13 +205,13 @@ def fixed_branches(
 
 def stages_of(task: str, network: nn.Module) -> Sequence[FeatureStage]:
     """The network's stages; those of networks from outside are compared with its maps of a grey image."""
-    stages: Sequence[FeatureStage] = getattr(network, "stages", ())
     name = type(network).__name__
-    if not stages or not hasattr(network, "mean") or not hasattr(network, "std"):
+    if not isinstance(network, StagedNetwork) or not network.stages:
         raise InputError(
             f"teachers.{task}: {name} names no feature stages; give it stages, mean and std, "
             "see kinet.models.fixed_branch.StagedNetwork"
         )
+    stages = network.stages
     if isinstance(network, TeacherTrunk):
         return stages
     parameter = next(network.parameters())

@@ -167,6 +167,7 @@ class InceptionV3(Backbone):
     mean = (0.5, 0.5, 0.5)
     std = (0.5, 0.5, 0.5)
     input_size = 299
+    name = "inception_v3"
     feature_channels = 2048
 
     def __init__(self, classes: int = 1000, inner_width: float = 1.0) -> None:

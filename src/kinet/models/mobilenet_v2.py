@@ -70,6 +70,7 @@ class MobileNetV2(Backbone):
     Source: torchvision/models/mobilenetv2.py (names, initialisation, strides).
     """
 
+    name = "mobilenet_v2"
     feature_channels = LAST_CHANNELS
 
     def __init__(self, classes: int = 1000, inner_width: float = 1.0) -> None:

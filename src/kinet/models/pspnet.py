@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kinet.config import TrunkConfig
 from kinet.models.backbone import Backbone
 from kinet.models.dilation import dilate
 
@@ -57,6 +58,7 @@ class PSPNet(nn.Module):
     def __init__(self, backbone: Backbone, classes: int, output_stride: int = 8, width: int = 512) -> None:
         super().__init__()
         self.output_stride = output_stride
+        self.trunk = TrunkConfig(backbone.name, output_stride)
         blocks = dilate(backbone, output_stride)
         self.backbone = nn.ModuleDict({block.name: block.module for block in blocks})
         self.auxiliary_block = [block for block in blocks if block.stage == "res4"][-1].name

@@ -103,6 +103,7 @@ class ResNet(Backbone):
     ) -> None:
         super().__init__()
         unit, repeats = LAYOUTS[depth]
+        self.name = f"resnet{depth}" + ("_narrow" if stage_planes == NARROW_PLANES else "")
         channels = stage_planes[0]
         self.stage_channels = [planes * unit.expansion for planes in stage_planes]
         self.feature_channels = self.stage_channels[-1]

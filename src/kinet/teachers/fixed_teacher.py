@@ -13,8 +13,9 @@ from kinet.errors import InputError
 from kinet.models.fixed_branch import TeacherTrunk
 from kinet.models.pspnet import PSPNet
 from kinet.teachers.labelling import named_teacher
+from kinet.teachers.teacher_checkpoint import SceneNet
 from kinet.teachers.teacher_config import ONNX_ONLY, TORCH_SUFFIXES, TeacherConfig, refuse_settings
-from kinet.teachers.torch_teacher import is_foreign, open_file, task_of
+from kinet.teachers.torch_teacher import TorchTeacher
 
 
 def open_fixed_teachers(
@@ -42,7 +43,7 @@ def open_fixed_teachers(
             continue
         trunk = open_trunk(task, named_teacher(config.teachers, task))
         said: TrunkConfig | None = getattr(trunks, task)
-        if said not in (None, trunk.config):
+        if said is not None and said != trunk.config:
             raise InputError(
                 f"model.fixed_trunks.{task}: says {told(said)}, teachers.{task} is {told(trunk.config)}; leave it out"
             )
@@ -53,28 +54,28 @@ def open_fixed_teachers(
 
 def open_trunk(task: str, config: TeacherConfig) -> TeacherTrunk:
     """The feature layers of a teacher's file, with their weights. Raises InputError."""
-    path = Path(config.path).expanduser()
-    if is_foreign(config.path) or path.suffix.lower() not in TORCH_SUFFIXES:
-        what = "a model from elsewhere" if is_foreign(config.path) else "an ONNX file"
+    path = Path(config.path)
+    if path.suffix.lower() not in TORCH_SUFFIXES:
         raise InputError(
-            f"teachers.{task}: {path.name}: {what} names no feature stages, which fixed branches need; take a "
-            f"checkpoint of kinet teach {task}" + (" or of Places365" if task == "scene" else "")
+            f"teachers.{task}: {config.path}: fixed branches need a network that names its feature stages, as an "
+            f"ONNX file does not; take a checkpoint of kinet teach {task}"
+            + (" or of Places365" if task == "scene" else "")
         )
     refuse_settings(
         config,
         (*ONNX_ONLY, "input_size"),
         f"teachers.{task}: {path.name}: {{}} has no part in fixed branches, which see the action branch's crops",
     )
-    opened = open_file(config)
-    if task_of(opened.network) != task:
-        raise InputError(f"teachers.{task}: {path.name} is a teacher of the task {task_of(opened.network)}")
-    stride = opened.network.output_stride if isinstance(opened.network, PSPNet) else TrunkConfig.output_stride
-    trunk = TeacherTrunk(TrunkConfig(opened.backbone, stride))
-    for name, block in opened.network.feature_blocks().items():
+    teacher = TorchTeacher(config)
+    if teacher.task != task:
+        raise InputError(f"teachers.{task}: {teacher.name} is a teacher of the task {teacher.task}")
+    assert isinstance(teacher.network, PSPNet | SceneNet)
+    trunk = TeacherTrunk(teacher.network.trunk)
+    for name, block in teacher.network.feature_blocks().items():
         trunk.blocks[name].load_state_dict(block.state_dict())
     return trunk
 
 
-def told(trunk: TrunkConfig | None) -> str:
+def told(trunk: TrunkConfig) -> str:
     """For messages."""
-    return "nothing" if trunk is None else f"{trunk.backbone} at stride {trunk.output_stride}"
+    return f"{trunk.backbone} at stride {trunk.output_stride}"

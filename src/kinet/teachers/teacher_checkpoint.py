@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kinet.config import TrunkConfig
 from kinet.errors import InputError
 from kinet.models.backbone import Backbone
 from kinet.models.pspnet import PSPNet
@@ -30,6 +31,7 @@ class SceneNet(nn.Module):
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
+        self.trunk = TrunkConfig(backbone.name)
         self.register_buffer("mean", torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -167,16 +167,6 @@ class TorchTeacher:
         return digest.hexdigest()
 
 
-class OpenedFile(NamedTuple):
-    """What a teacher's file holds."""
-
-    network: PSPNet | SceneNet
-    class_names: tuple[str, ...]
-    input_size: tuple[int, int]
-    """Height and width that it was trained on."""
-    backbone: str
-
-
 def is_foreign(path: str) -> bool:
     """Whether a teacher's ``path`` is no file but a model of Hugging Face or torch.hub."""
     return path.startswith((HUGGING_FACE, TORCH_HUB))
@@ -194,12 +184,6 @@ def open_network(config: TeacherConfig) -> tuple[TeacherNetwork, tuple[str, ...]
         return open_hugging_face(config)
     if config.path.startswith(TORCH_HUB):
         return open_torch_hub(config)
-    opened = open_file(config)
-    return opened.network, opened.class_names, opened.input_size
-
-
-def open_file(config: TeacherConfig) -> OpenedFile:
-    """The network of a file. Raises InputError: no such file, a damaged one, or one that holds something else."""
     path = Path(config.path).expanduser()
     refuse_settings(config, ONNX_ONLY, f"{path.name}: {{}} is a setting of ONNX files, this is a PyTorch checkpoint")
     refuse_settings(config, HUB_ONLY, f"{path.name}: {{}} is a setting of torch.hub, this is a PyTorch checkpoint")
@@ -217,12 +201,16 @@ def open_file(config: TeacherConfig) -> OpenedFile:
     return of_state(config.network or known_network(path), state_in(content, path), path)
 
 
-def of_checkpoint(checkpoint: TeacherCheckpoint, source: str) -> OpenedFile:
-    network, config = load_network(checkpoint, source), checkpoint.config
-    return OpenedFile(network, tuple(checkpoint.class_names), config.data.input_size, config.network.backbone)
+def of_checkpoint(
+    checkpoint: TeacherCheckpoint, source: str
+) -> tuple[PSPNet | SceneNet, tuple[str, ...], tuple[int, int]]:
+    network = load_network(checkpoint, source)
+    return network, tuple(checkpoint.class_names), checkpoint.config.data.input_size
 
 
-def of_state(name: str | None, state: dict[str, Tensor], path: Path) -> OpenedFile:
+def of_state(
+    name: str | None, state: dict[str, Tensor], path: Path
+) -> tuple[SceneNet, tuple[str, ...], tuple[int, int]]:
     """A backbone with a scene classifier, of as many scenes as the last matrix has rows; 365 are those of Places365."""
     if name not in BACKBONES:
         raise InputError(f"{path.name}: set this teacher's network to its backbone: one of {', '.join(BACKBONES)}")
@@ -235,7 +223,7 @@ def of_state(name: str | None, state: dict[str, Tensor], path: Path) -> OpenedFi
     check_fit(state, network, f"{path} is no {name}")
     network.load_state_dict(state, strict=False)  # BN's batch counters may be missing
     names = tuple(s.name for s in places365()) if classes == len(places365()) else tuple(map(str, range(classes)))
-    return OpenedFile(SceneNet(network), names, SCENE_SIZE, name)
+    return SceneNet(network), names, SCENE_SIZE
 
 
 def known_network(path: Path) -> str | None:

@@ -120,6 +120,14 @@ def build_parser() -> Parser:
     sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     sub.set_defaults(command=test)
 
+    sub = commands.add_parser("fuse", help="fuse the scores of several tests, such as RGB and flow", allow_abbrev=False)
+    sub.add_argument(
+        "scores", type=Path, nargs="+", metavar="SCORES.npz", help="two or more, as kinet test writes them"
+    )
+    sub.add_argument("--weights", type=float, nargs="+", help="one a file (default: equal)")
+    sub.add_argument("--out", type=Path, default=Path("fused"), help="folder for scores and tables (fused)")
+    sub.set_defaults(command=fuse)
+
     sub = commands.add_parser(
         "info", help="parameters and FLOPs of a config's network, part by part", allow_abbrev=False
     )
@@ -198,6 +206,15 @@ def test(options: argparse.Namespace) -> None:
             device=options.device,
         ),
     )
+    Console(stderr=True).print(per_class_table(metrics))
+    print(json.dumps(result))
+
+
+def fuse(options: argparse.Namespace) -> None:
+    from kinet.evaluation.fusion import run_fusion
+    from kinet.evaluation.metrics import per_class_table
+
+    result, metrics = run_fusion(options.scores, options.weights, options.out)
     Console(stderr=True).print(per_class_table(metrics))
     print(json.dumps(result))
 

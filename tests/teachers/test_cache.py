@@ -327,6 +327,23 @@ def test_masks_that_say_nothing_are_warned_of(
         assert words is None or f"brightness: its masks show {words} in 100% of the 4 frames" in caplog.text
 
 
+def test_a_scene_that_all_frames_share_is_warned_of(
+    clips: list[Clip], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for image in [image for clip in clips for image in clip.path.iterdir()]:
+        Image.new("RGB", (32, 24), (20, 90, 40)).save(image)
+    cache = LabelCache(tmp_path / "labels", HumanTeacher(level=40), SceneTeacher())
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            cache.fill(clips)
+        assert "brightness: its masks show no person in 100% of the 15 frames" in caplog.messages[0]
+        assert caplog.messages[1].startswith(
+            "colour: its scene is green in 100% of the 15 frames, so it teaches nothing"
+        )
+        assert len(caplog.messages) == 2
+
+
 def test_a_folder_that_cannot_be_written(clips: list[Clip], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     cache = LabelCache(tmp_path / "file", HumanTeacher())

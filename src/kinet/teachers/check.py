@@ -104,9 +104,8 @@ def check_teachers(clips: Sequence[Clip], teachers: Sequence[Teacher], pick: Pic
         raise InputError(f"none of {len(clips)} clips can be read, the first is {unreadable[0]}; see kinet manifest")
     figures, warnings = [], []
     for place, teacher in enumerate(teachers):
-        numbers, warning = (
-            human_figures(seen, place, teacher) if teacher.task == "human" else scene_figures(seen, place, teacher)
-        )
+        count = human_figures if teacher.task == "human" else scene_figures
+        numbers, warning = count(seen, place, teacher)
         figures.append({"teacher": teacher.name, "task": teacher.task, **numbers})
         warnings += [warning] if warning else []
     for warning in warnings:

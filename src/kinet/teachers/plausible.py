@@ -46,12 +46,12 @@ class MaskShares:
                 return (
                     f"{teacher.name}: its masks show {what} in {share(count, self.frames)} of the {self.frames} frames,"
                     f" so they teach {'nothing' if count == self.frames else 'little'}; check the teacher's settings"
-                    " (scale, channels, activation, output) and whether the clips show people"
+                    " (scale, channels, activation, output, background, person) and whether the clips show people"
                 )
         if self.frames > 1 and np.isin(self.pixels, (0, self.frames)).all():
             return (
                 f"{teacher.name}: its mask is the same in 100% of the {self.frames} frames, so it teaches nothing;"
-                " check the teacher's settings (scale, channels, activation, output)"
+                " check the teacher's settings (scale, channels, activation, output, background, person)"
             )
         return None
 

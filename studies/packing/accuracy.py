@@ -2,10 +2,10 @@
 
     python studies/packing/accuracy.py --shared FOLDER [--seeds 3] [--epochs 8] [--out DIR]
 
-FOLDER holds data/ut_interaction, data/ut_interaction_groups.csv and weights. Sequences 06 and 08 validate. A seed draws
-the same frames and crops from every source, so that runs differ by the frames' coding alone. Packs and runs go into
-runs/packing_study; the command may be interrupted, and goes on. Into DIR (default: beside this file) it writes one
-JSON a run, and summary.json over the runs that are there.
+FOLDER holds data/ut_interaction, data/ut_interaction_groups.csv and weights. Six of the twenty sequences validate. A
+seed draws the same frames and crops from every source, so that runs differ by the frames' coding alone. Packs and runs
+go into runs/packing_study; the command may be interrupted, and goes on. Into DIR (default: beside this file) it writes
+one JSON a run, and summary.json over the runs that are there.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from kinet.training.run_folder import write_json
 
 HERE = Path(__file__).resolve().parent
 RUNS = Path("runs/packing_study")
-VALIDATION = ("seq06", "seq08")
+VALIDATION = ("seq06", "seq08", "seq14", "seq16", "seq18", "seq20")
+"""Sequences 06 and 08 belong on one side."""
 VIEWS = "8x2"
 SOURCES = ("original", "jpeg", "h264")
 

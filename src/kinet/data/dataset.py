@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,11 +15,19 @@ from kinet.config import DataConfig
 from kinet.data.manifest import Clip, Manifest
 from kinet.data.sampling import test_indices, train_indices
 from kinet.data.transforms import crop_frames, crop_masks, multi_scale_crop, view_crops
-from kinet.data.video import UnreadableClip, open_clip
+from kinet.data.video import FrameSource, UnreadableClip, open_clip
 from kinet.evaluation.protocol import ViewBatch, Views
 from kinet.models.human_decoder import mask_side
 from kinet.teachers.teacher import LabelSource
 from kinet.training.criterion import Targets
+
+OpenSource = Callable[[Clip], FrameSource]
+"""Opens a clip, be it its own file or in a pack. Raises UnreadableClip."""
+
+
+def open_original(clip: Clip) -> FrameSource:
+    """The clip's own file, or folder of images."""
+    return open_clip(clip.path)
 
 
 class SampleKey(NamedTuple):
@@ -64,16 +72,24 @@ class TrainDataset(Dataset["TrainSample | Skipped"]):
 
     Args:
         labels: gives the pseudo labels of the sampled frames; None for TSN.
+        open_source: where the clips' frames come from.
     """
 
     def __init__(
-        self, manifest: Manifest, config: DataConfig, segments: int, labels: LabelSource | None, seed: int
+        self,
+        manifest: Manifest,
+        config: DataConfig,
+        segments: int,
+        labels: LabelSource | None,
+        seed: int,
+        open_source: OpenSource = open_original,
     ) -> None:
         self.manifest = manifest
         self.config = config
         self.segments = segments
         self.labels = labels
         self.seed = seed
+        self.open_source = open_source
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -82,7 +98,7 @@ class TrainDataset(Dataset["TrainSample | Skipped"]):
         clip = self.manifest[key.clip]
         rng = np.random.default_rng((self.seed, key.epoch, key.clip))
         try:
-            source = open_clip(clip.path)
+            source = self.open_source(clip)
             indices = train_indices(len(source), self.segments, rng)
             frames = source.read(indices)
             return self.augment(clip, indices, frames, rng)
@@ -136,10 +152,13 @@ class ViewSample:
 class ViewDataset(Dataset["ViewSample | Skipped"]):
     """The views of each clip of a manifest that the test protocol asks for."""
 
-    def __init__(self, manifest: Manifest, config: DataConfig, views: Views) -> None:
+    def __init__(
+        self, manifest: Manifest, config: DataConfig, views: Views, open_source: OpenSource = open_original
+    ) -> None:
         self.manifest = manifest
         self.config = config
         self.segments = views.segments
+        self.open_source = open_source
         self.input_size = config.test_input_size or config.input_size
         self.crops = view_crops(config.frame_size, self.input_size, views.crops)
 
@@ -149,7 +168,7 @@ class ViewDataset(Dataset["ViewSample | Skipped"]):
     def __getitem__(self, index: int) -> ViewSample | Skipped:
         clip = self.manifest[index]
         try:
-            source = open_clip(clip.path)
+            source = self.open_source(clip)
             frames = source.read(test_indices(len(source), self.segments))
         except UnreadableClip as error:
             return Skipped(clip.name, error.cause)

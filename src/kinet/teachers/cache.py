@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kinet.data.manifest import Clip
-from kinet.data.video import IMAGE_SUFFIXES, UnreadableClip, open_clip
+from kinet.data.video import IMAGE_SUFFIXES, FrameSource, UnreadableClip, open_clip
 from kinet.errors import InputError
 from kinet.progress import clip_progress
 from kinet.teachers.teacher import MASK_SIZE, FrameLabels, Frames, Task, Teacher, TeacherLabels
@@ -44,6 +44,28 @@ DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.
 
 Entry = dict[str, npt.NDArray[np.generic]]
 """The arrays of one file, one row a frame."""
+
+
+class ClipStore(Protocol):
+    """Where the frames are that get labelled: the original files, or packs (``kinet.data.pack.Packs``)."""
+
+    def open(self, clip: Clip) -> FrameSource:
+        """Raises UnreadableClip."""
+        ...
+
+    def key(self, clip: Clip) -> str:
+        """What names the clip's label files: another for another name or content. Raises UnreadableClip."""
+        ...
+
+
+class Originals:
+    """The clips' own files; a ``ClipStore``."""
+
+    def open(self, clip: Clip) -> FrameSource:
+        return open_clip(clip.path)
+
+    def key(self, clip: Clip) -> str:
+        return clip_key(clip)
 
 
 class Clips(Protocol):
@@ -76,19 +98,25 @@ class FillReport:
 
 
 class LabelCache:
-    """The label files of one or two teachers in ``folder``, which is made when first written to."""
+    """The label files of one or two teachers in ``folder``, which is made when first written to.
 
-    def __init__(self, folder: Path, human: Teacher | None = None, scene: Teacher | None = None) -> None:
+    The frames come from ``store``, by default from the clips' own files.
+    """
+
+    def __init__(
+        self, folder: Path, human: Teacher | None = None, scene: Teacher | None = None, store: ClipStore | None = None
+    ) -> None:
         self.folder = Path(folder)
         self.human = human
         self.scene = scene
+        self.store = store if store is not None else Originals()
 
     @property
     def teachers(self) -> list[Teacher]:
         return [teacher for teacher in (self.human, self.scene) if teacher is not None]
 
     def entry_path(self, key: str, teacher: Teacher) -> Path:
-        """The file of this teacher's labels of the clip with this ``clip_key``."""
+        """The file of this teacher's labels of the clip with this key of the store's."""
         return self.folder / f"{teacher.task}-{teacher.fingerprint[:16]}" / key[:2] / f"{key}.npz"
 
     def fill(self, clips: Clips) -> FillReport:
@@ -115,7 +143,7 @@ class LabelCache:
         return report
 
     def _fill_clip(self, clip: Clip, report: FillReport, shares: MaskShares) -> None:
-        key = clip_key(clip)
+        key = self.store.key(clip)
         entries: dict[Task, Entry] = {}
         missing: list[Teacher] = []
         for teacher in self.teachers:
@@ -127,7 +155,7 @@ class LabelCache:
                 report.damaged += path.exists()
                 missing.append(teacher)
         if missing:
-            made = label_clip(clip, missing)
+            made = label_clip(self.store.open(clip), missing)
             for teacher in missing:
                 write_entry(self.entry_path(key, teacher), made[teacher.task])
             entries |= made
@@ -154,7 +182,7 @@ class CachedLabels:
 
     def labels(self, clip: Clip, indices: npt.NDArray[np.int64], frames: Frames) -> FrameLabels:
         """See ``LabelSource.labels``. Raises UnreadableClip where the clip is gone."""
-        key = clip_key(clip)
+        key = self.cache.store.key(clip)
         found: Entry = {}
         for teacher in self.cache.teachers:
             entry = read_entry(self.cache.entry_path(key, teacher), teacher)
@@ -226,9 +254,8 @@ def clip_key(clip: Clip) -> str:
     return digest.hexdigest()
 
 
-def label_clip(clip: Clip, teachers: list[Teacher]) -> dict[Task, Entry]:
-    """What each teacher says of every frame of the clip. Raises UnreadableClip."""
-    source = open_clip(clip.path)
+def label_clip(source: FrameSource, teachers: list[Teacher]) -> dict[Task, Entry]:
+    """What each teacher says of every frame of a clip. Raises UnreadableClip."""
     parts: dict[Task, list[Entry]] = {teacher.task: [] for teacher in teachers}
     for start in range(0, len(source), CHUNK):
         frames = source.read(range(start, min(start + CHUNK, len(source))))

@@ -405,3 +405,14 @@ def test_an_interruption_is_one_line(run: Command, monkeypatch: pytest.MonkeyPat
 
 def test_the_command_is_installed() -> None:
     assert shutil.which("kinet", path=str(Path(sys.executable).parent)) is not None
+
+
+def test_pack(run: Command, refused: Callable[..., str], toy: ToySet, tmp_path: Path) -> None:
+    result = run("pack", toy.val, tmp_path / "pack", "--format", "h264", "--workers", 1, "--verify").result
+    assert (result["clips"], result["packed"], result["frames"], result["verified_shards"]) == (6, 6, 36, 1)
+    again = run("pack", toy.val, tmp_path / "pack", "--format", "h264", "--quality", 18).result
+    assert (again["clips"], again["packed"], again["bytes"]) == (6, 0, result["bytes"])
+    other = ("pack", toy.val, tmp_path / "pack", "--format", "h264", "--quality", 30)
+    assert "was packed with --quality 18, not 30" in refused(*other)
+    assert "give 1 to 100" in refused("pack", toy.val, tmp_path / "other", "--quality", 0)
+    assert "--fps" in refused("pack", toy.val, tmp_path / "other", "--fps", "-1")

@@ -68,6 +68,21 @@ def build_parser() -> Parser:
     sub.add_argument("--hold-out", type=float, metavar="SHARE", help="write this share of each class to OUT_val.csv")
     sub.set_defaults(command=manifest)
 
+    sub = commands.add_parser("pack", help="store clips and their labels for fast random access", allow_abbrev=False)
+    sub.add_argument("manifest", type=Path, metavar="MANIFEST")
+    sub.add_argument("out", type=Path, metavar="OUT", help="a new folder, or a pack to go on with or to add clips to")
+    sub.add_argument("--root", type=Path, help="what the manifest's paths are relative to (default: its folder)")
+    sub.add_argument("--human", metavar="T", help="label with this teacher: its file, or a config that names it")
+    sub.add_argument("--scene", metavar="T")
+    sub.add_argument("--format", choices=("jpeg", "h264"), default="jpeg", help="h264: slower, a third of the bytes")
+    sub.add_argument("--quality", type=int, help="jpeg: 1 to 100, best is 100 (90); h264: 0 to 51, best is 0 (18)")
+    sub.add_argument("--short-side", type=int, default=256, help="reduce larger frames to it, in pixels (256)")
+    sub.add_argument("--fps", type=float, help="frames a second kept of clips that have more (default: all)")
+    sub.add_argument("--shard-mb", type=float, default=256, help="megabytes after which a new tar file begins (256)")
+    sub.add_argument("--workers", type=int, help="encoding processes (default: one a core)")
+    sub.add_argument("--verify", action="store_true", help="then read the whole pack back and compare checksums")
+    sub.set_defaults(command=pack)
+
     sub = commands.add_parser(
         "train",
         help="train TSN or KINet",
@@ -94,6 +109,9 @@ def build_parser() -> Parser:
     sub.add_argument("--views", default="25x10", help="SEGMENTSxCROPS, crops 1, 2, 5 or 10 (25x10)")
     sub.add_argument("--manifest", type=Path, help="the clips (default: the run's data.test, else data.val)")
     sub.add_argument("--root", type=Path, help="what the manifest's paths are relative to (default: its folder)")
+    sub.add_argument(
+        "--pack", action="append", metavar="DIR", help="read from this pack; none: from the original files"
+    )
     sub.add_argument("--out", type=Path, help="folder for scores and tables (default: in the run's folder)")
     sub.add_argument("--stride", type=int, default=1, help="segments from one window to the next (1)")
     sub.add_argument("--workers", type=int, help="loading processes (default: the run's)")
@@ -144,6 +162,27 @@ def manifest(options: argparse.Namespace) -> None:
     print(json.dumps(result))
 
 
+def pack(options: argparse.Namespace) -> None:
+    from kinet.data.pack_codec import QUALITY, PackSettings
+    from kinet.packing import PackOptions, run_pack
+
+    quality = QUALITY[options.format][2] if options.quality is None else options.quality
+    result = run_pack(
+        options.manifest,
+        options.out,
+        PackSettings(options.format, quality, options.short_side, options.fps),
+        PackOptions(
+            root=options.root,
+            human=options.human,
+            scene=options.scene,
+            shard_mb=options.shard_mb,
+            workers=options.workers,
+            verify=options.verify,
+        ),
+    )
+    print(json.dumps(result))
+
+
 def train(options: argparse.Namespace) -> None:
     from kinet.config import load_config
     from kinet.training.engine import train as run_training
@@ -170,6 +209,7 @@ def test(options: argparse.Namespace) -> None:
             views=parse_views(options.views),
             manifest=options.manifest,
             root=options.root,
+            pack=[] if options.pack == ["none"] else options.pack,
             out=options.out,
             stride=options.stride,
             workers=options.workers,

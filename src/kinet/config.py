@@ -58,6 +58,9 @@ class DataConfig:
     """Manifest of the clips that ``kinet test`` takes by default."""
     root: str | None = None
     """Folder that the manifests' paths are relative to; by default each manifest's own."""
+    pack: str | list[str] | None = None
+    """Folder that ``kinet pack`` made, or several: all clips are read from there, by the paths that the manifests give
+    them, and so are their pseudo labels. None: the original files."""
     frame_size: tuple[int, int] = (256, 340)
     """Height and width that every frame counts as before cropping, in pixels."""
     input_size: int = 224

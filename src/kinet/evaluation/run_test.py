@@ -10,8 +10,9 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from kinet.config import LIMITS, Config, check_numbers
-from kinet.data.dataset import ViewDataset, collate_views
+from kinet.data.dataset import ViewDataset, collate_views, open_original
 from kinet.data.manifest import Manifest, read_manifest
+from kinet.data.pack import open_packs
 from kinet.errors import InputError
 from kinet.evaluation.metrics import Metrics, measure
 from kinet.evaluation.protocol import Views, evaluate
@@ -33,6 +34,8 @@ class TestOptions:
     """Default: the checkpoint's ``data.test``, else its ``data.val``."""
     root: Path | None = None
     """Default: the checkpoint's ``data.root``."""
+    pack: list[str] | None = None
+    """Packs to read the clips from; none of them for the original files. Default: the checkpoint's ``data.pack``."""
     out: Path | None = None
     """Folder for the results. Default: ``test/<manifest>_<views>`` in the run's folder."""
     stride: int = 1
@@ -55,6 +58,7 @@ def run_test(source: Path, options: TestOptions) -> tuple[dict[str, Any], Metric
     checkpoint = load_checkpoint(source)
     config = checkpoint.config
     clips = test_clips(config, options, checkpoint.classes)
+    packs = open_packs(config.data.pack if options.pack is None else options.pack, [clips])
     out = options.out or run_of(source) / "test" / f"{clips.source.stem}_{options.views}"
     config.data.workers = config.data.workers if options.workers is None else options.workers
     check_numbers(config, "test", LIMITS)
@@ -65,7 +69,7 @@ def run_test(source: Path, options: TestOptions) -> tuple[dict[str, Any], Metric
 
     images = options.views.segments * options.views.crops
     loader = DataLoader(
-        ViewDataset(clips, config.data, options.views),
+        ViewDataset(clips, config.data, options.views, open_original if packs is None else packs.open),
         max(1, IMAGES_AT_ONCE // images),
         collate_fn=collate_views,
         num_workers=config.data.workers,

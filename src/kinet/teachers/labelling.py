@@ -8,9 +8,11 @@ from pathlib import Path
 
 from kinet.config import TeachersConfig
 from kinet.data.manifest import Manifest
+from kinet.data.pack import Packs
 from kinet.errors import InputError
 from kinet.teachers.cache import CachedLabels, LabelCache
 from kinet.teachers.onnx_teacher import OnnxTeacher
+from kinet.teachers.packed_labels import find_packed_labels
 from kinet.teachers.teacher import LabelSource, Teacher, TeacherLabels
 from kinet.teachers.teacher_config import TORCH_SUFFIXES, TeacherConfig
 from kinet.teachers.torch_teacher import TorchTeacher
@@ -26,12 +28,29 @@ class Labelling:
     """The scene teacher's classes; empty without one."""
 
 
-def label_clips(config: TeachersConfig, auxiliaries: Sequence[str], clips: Manifest) -> Labelling:
+def label_clips(
+    config: TeachersConfig, auxiliaries: Sequence[str], clips: Manifest, packs: Packs | None = None
+) -> Labelling:
     """Open the teachers of the auxiliary branches and, for the cache, label what is not labelled yet.
 
+    Clips in ``packs`` have their labels there, and none are made.
+
     Raises:
-        InputError: a branch without a teacher, or a teacher that can't be used.
+        InputError: a branch without a teacher, a teacher that can't be used, or packs without its labels.
     """
+    human, scene = open_teachers(config, auxiliaries)
+    scene_names = scene.class_names if scene is not None else ()
+    if human is None and scene is None:
+        return Labelling(None, ())
+    if config.labels == "on_the_fly":
+        return Labelling(TeacherLabels(human, scene), scene_names)
+    if packs is not None:
+        return Labelling(find_packed_labels(packs, human, scene, clips), scene_names)
+    return fill_cache(Path(config.cache), human, scene, clips)
+
+
+def open_teachers(config: TeachersConfig, auxiliaries: Sequence[str]) -> tuple[Teacher | None, Teacher | None]:
+    """The human and the scene teacher, None where there is no such branch. Raises InputError as ``label_clips``."""
     teachers: dict[str, Teacher] = {}
     for task in auxiliaries:
         teacher_config = config.human if task == "human" else config.scene
@@ -43,13 +62,7 @@ def label_clips(config: TeachersConfig, auxiliaries: Sequence[str], clips: Manif
         if teacher.task != task:
             raise InputError(f"teachers.{task}: {teacher.name} is a teacher of the task {teacher.task}")
         teachers[task] = teacher
-    human, scene = teachers.get("human"), teachers.get("scene")
-    scene_names = scene.class_names if scene is not None else ()
-    if not teachers:
-        return Labelling(None, ())
-    if config.labels == "on_the_fly":
-        return Labelling(TeacherLabels(human, scene), scene_names)
-    return fill_cache(Path(config.cache), human, scene, clips)
+    return teachers.get("human"), teachers.get("scene")
 
 
 def open_teacher(config: TeacherConfig) -> Teacher:

@@ -19,13 +19,16 @@ from torch.utils.data import DataLoader
 from kinet.config import Config
 from kinet.data.dataset import (
     EpochSampler,
+    OpenSource,
     TrainBatch,
     TrainDataset,
     ViewDataset,
     collate_train,
     collate_views,
+    open_original,
 )
 from kinet.data.manifest import Manifest, read_manifest
+from kinet.data.pack import open_packs
 from kinet.errors import InputError
 from kinet.evaluation.metrics import measure
 from kinet.evaluation.protocol import Views, evaluate
@@ -78,6 +81,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     clips: Manifest
     val_clips: Manifest | None
+    open_source: OpenSource
     labelling: Labelling
     position: Position
     advance: Advance = lambda clips, note: None
@@ -134,7 +138,9 @@ def set_up(config: Config, labelling: Labelling | None, resume: str | None) -> T
     run = RunFolder(Path(config.out))
     checkpoint = run.find_checkpoint(resume)
     clips, val_clips = open_manifests(config)
-    labelling = labelling or label_clips(config.teachers, config.model.auxiliaries, clips)
+    packs = open_packs(config.data.pack, [clips] if val_clips is None else [clips, val_clips])
+    open_source = open_original if packs is None else packs.open
+    labelling = labelling or label_clips(config.teachers, config.model.auxiliaries, clips, packs)
 
     torch.manual_seed(config.training.seed)
     model = build_kinet(config.model, len(clips.classes), len(labelling.scene_names)).to_channels_last()
@@ -148,7 +154,7 @@ def set_up(config: Config, labelling: Labelling | None, resume: str | None) -> T
     wrapped, optimizer = fabric.setup(model, optimizer)
     if fabric.is_global_zero:
         run.begin(config, position.step)
-    return Training(config, run, fabric, model, wrapped, optimizer, clips, val_clips, labelling, position)
+    return Training(config, run, fabric, model, wrapped, optimizer, clips, val_clips, open_source, labelling, position)
 
 
 def train_epoch(training: Training, loader: DataLoader[TrainBatch]) -> dict[str, float]:
@@ -227,7 +233,7 @@ def validate(training: Training, clips: Manifest) -> dict[str, float]:
     """Accuracy on the validation clips, N_seg segments and the centre crop of each, in per cent."""
     config = training.config
     loader: DataLoader[Any] = DataLoader(
-        ViewDataset(clips, config.data, Views(config.model.segments, 1)),
+        ViewDataset(clips, config.data, Views(config.model.segments, 1), training.open_source),
         config.data.batch_size,
         collate_fn=collate_views,
         num_workers=config.data.workers,
@@ -308,7 +314,12 @@ def build_loader(training: Training) -> tuple[EpochSampler, DataLoader[TrainBatc
         ranks=fabric.world_size,
     )
     dataset = TrainDataset(
-        training.clips, config.data, config.model.segments, training.labelling.source, config.training.seed
+        training.clips,
+        config.data,
+        config.model.segments,
+        training.labelling.source,
+        config.training.seed,
+        training.open_source,
     )
     loader: DataLoader[Any] = DataLoader(
         dataset,

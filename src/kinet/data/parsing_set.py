@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from kinet.data.clip import UnreadableClip
 from kinet.data.dataset import SampleKey, Skipped
-from kinet.data.video import IMAGE_SUFFIXES, UnreadableClip, read_image
+from kinet.data.images import IMAGE_SUFFIXES, read_image
 from kinet.errors import InputError
 
 IGNORE = 255

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from kinet.data.clip import UnreadableClip
 from kinet.data.dataset import SampleKey, Skipped
+from kinet.data.images import IMAGE_SUFFIXES, read_image
 from kinet.data.parsing_set import Sample, Window, crop_image
-from kinet.data.video import IMAGE_SUFFIXES, UnreadableClip, read_image
 from kinet.errors import InputError
 from kinet.teachers.teacher import stretch
 

@@ -1,63 +1,40 @@
-"""Frames of a clip by their number: a video file, or a folder of images.
+"""Clips of frames by number: video files, each frame bit for bit what a plain sequential decode gives in its place.
 
-A frame's number is its place in the order a plain sequential decode gives, and ``read`` returns what that
-decode gives, bit for bit. Nothing is sought by time: in avi files times may be off by a frame.
+Nothing is sought by time and no count of a container is believed. The packets of a file are read once, and where
+the headers of its pictures tell what decoding gives (see ``coded``), only the pictures that the frames asked for
+need are decoded. All other files are decoded in order.
 """
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 import av
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
 from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
-from PIL import Image, UnidentifiedImageError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+from kinet.data.clip import Frame, FrameSource, Indices, UnreadableClip, check_numbers, check_size, stack_frames
+from kinet.data.coded import Irregular
+from kinet.data.h264 import read_h264
+from kinet.data.images import IMAGE_SUFFIXES, ImageFolder, read_image
+from kinet.data.mpeg4 import read_mpeg4
+from kinet.data.selective import SelectiveDecoder
+
+__all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "FrameSource", "UnreadableClip", "VideoFile", "open_clip", "read_image"]
+
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
 )
-MAX_SIDE = 16_384  # pixels
-MAX_PIXELS = 100_000_000
-# XviD and DivX write packets that give no frame, and only decoding tells which.
-CODECS_COUNTED_BY_DECODING = frozenset({"mpeg4"})
-Frame = npt.NDArray[np.uint8]  # (H, W, 3) RGB
-
-
-class UnreadableClip(Exception):
-    """A clip that cannot be read: ``path``, and ``cause`` in one line."""
-
-    def __init__(self, path: Path, cause: str) -> None:
-        super().__init__(path, cause)  # both, so that it survives the way back from a worker process
-        self.path = path
-        self.cause = " ".join(cause.split())
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.cause}"
-
-
-class FrameSource(Protocol):
-    """The frames of one clip. ``len`` is their exact number, at least 1."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Frames by number, in any order, repeats allowed: (len(indices), H, W, 3) uint8 RGB.
-
-        Raises UnreadableClip, and IndexError for a number outside [0, len).
-        """
-        ...
+MAX_KEPT = 256 * 2**20  # bytes of packets; a longer file is decoded in order
+READERS = {"h264": read_h264, "mpeg4": read_mpeg4}
+"""By the codecs whose pictures are understood. Where they are not, only decoding tells the number of frames."""
 
 
 def open_clip(path: Path) -> FrameSource:
@@ -77,100 +54,87 @@ def open_clip(path: Path) -> FrameSource:
         raise UnreadableClip(path, error.strerror or str(error)) from error
 
 
-class ImageFolder:
-    """The images of a folder in the natural order of their names: frame_2 before frame_10.
-
-    Other files and hidden ones are no frames. Only the images asked for are read.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        names = [file.name for file in path.iterdir()]
-        names = [n for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES and not n.startswith(".")]
-        if not names:
-            raise UnreadableClip(path, "no images in the folder")
-        self._names = sorted(names, key=natural_order)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def read(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        wanted = _checked(indices, len(self))
-        frames = {number: read_image(self.path, self._names[number]) for number in sorted(set(wanted))}
-        return _stack(self.path, frames, wanted)
-
-
-def read_image(folder: Path, name: str) -> Frame:
-    """An image of a folder, (H, W, 3) uint8 RGB. Raises UnreadableClip of the folder, the name in its cause."""
-    try:
-        data = (folder / name).read_bytes()
-    except OSError as error:
-        raise UnreadableClip(folder, f"{name}: {error.strerror}") from error
-    if not data:
-        raise UnreadableClip(folder, f"{name}: file is empty")
-    try:
-        return _decode_image(data, lambda w, h: _check_size(folder, w, h))
-    except UnidentifiedImageError as error:
-        raise UnreadableClip(folder, f"{name}: not an image") from error
-    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UnreadableClip(folder, f"{name}: not a readable image ({error})") from error
-
-
-def natural_order(name: str) -> tuple[list[tuple[int, str]], str]:
-    """A sorting key that takes digits in a name as numbers."""
-    parts = re.split(r"([0-9]+)", name)
-    return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)], name
-
-
-def _decode_image(data: bytes, check_size: Callable[[int, int], None]) -> Frame:
-    """``check_size`` gets (width, height) before anything is decoded."""
-    if data.startswith(b"\xff\xd8"):
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-        check_size(width, height)
-        decoded: Frame = simplejpeg.decode_jpeg(data, colorspace="RGB")
-        return decoded
-    with Image.open(io.BytesIO(data)) as image:
-        check_size(*image.size)
-        if image.mode in ("I", "F") or image.mode.startswith("I;"):
-            raise ValueError("more than 8 bits a channel")
-        return np.array(image.convert("RGB"))
-
-
 class VideoFile:
-    """The frames of a file's main video stream, decoded in order on one thread.
+    """The frames of a file's main video stream, decoded on one thread.
 
-    A ``read`` goes on where the last one stopped if all its frames come later, else from the file's start.
+    A ``read`` whose frames all come after those of the one before goes on from there.
     The rotation that a phone writes beside the stream is applied. Frames the decoder mends are returned as it
     mends them; a packet it refuses ends the clip's readable part.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        status = path.stat()
-        self._length = _count_frames(str(path), status.st_size, status.st_mtime_ns)
-        self._decoder: Iterator[av.VideoFrame] = iter(())
-        self._next: int | None = None  # the number of the decoder's next frame; None: start again
+        self._selective = _open_selective(path)
+        self._in_order = _InOrder(path)
+        if self._selective is not None:
+            self._length = len(self._selective)
+        else:
+            status = path.stat()
+            self._length = _count_frames(str(path), status.st_size, status.st_mtime_ns)
 
     def __len__(self) -> int:
         return self._length
 
-    def read(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        wanted = _checked(indices, len(self))
-        frames: dict[int, Frame] = {}
-        to_rgb = VideoReformatter()
-        for number in sorted(set(wanted)):
-            frames[number] = _pixels(self.path, to_rgb, self._decode_until(number))
-        return _stack(self.path, frames, wanted)
+    def read(self, indices: Indices) -> npt.NDArray[np.uint8]:
+        wanted = check_numbers(indices, len(self))
+        numbers = sorted(set(wanted))
+        if self._selective is not None:
+            try:
+                return stack_frames(self.path, self._in_rgb(self._selective.frames(numbers)), wanted)
+            except (Irregular, av.FFmpegError):
+                self._selective = None
+        return stack_frames(self.path, self._in_rgb(self._in_order.frames(numbers)), wanted)
 
-    def _decode_until(self, number: int) -> av.VideoFrame:
-        position, self._next = self._next, None
-        if position is None or number < position:
-            self._decoder, position = _decode(self.path), 0
-        frame = next(islice(self._decoder, number - position, None), None)
-        if frame is None:
-            raise UnreadableClip(self.path, f"decoding ended before frame {number} of {len(self)}")
-        self._next = number + 1
-        return frame
+    def _in_rgb(self, frames: Iterator[tuple[int, av.VideoFrame]]) -> Iterator[tuple[int, Frame]]:
+        to_rgb = VideoReformatter()
+        for number, frame in frames:
+            yield number, _pixels(self.path, to_rgb, frame)
+
+
+class _InOrder:
+    """Decodes from the file's start, or goes on from the last frame it gave."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._decoder: Iterator[av.VideoFrame] = iter(())
+        self._next: int | None = None  # the number of the decoder's next frame; None: start again
+
+    def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        for number in numbers:
+            position, self._next = self._next, None
+            if position is None or number < position:
+                self._decoder, position = _decode(self._path), 0
+            frame = next(islice(self._decoder, number - position, None), None)
+            if frame is None:
+                raise UnreadableClip(self._path, f"decoding ended before frame {number}")
+            self._next = number + 1
+            yield number, frame
+
+
+def _open_selective(path: Path) -> SelectiveDecoder | None:
+    """None if the frames of the file can only be told by decoding all of it."""
+    with _open_video(path) as (container, stream):
+        context = stream.codec_context
+        packets = []
+        size = 0
+        if context.name not in READERS:
+            return None
+        try:
+            for packet in _packets(container, stream):
+                if not packet.size:
+                    continue
+                size += packet.size
+                if size > MAX_KEPT or packet.is_corrupt or packet.has_sidedata("new_extradata"):
+                    return None
+                packets.append(packet)
+            if not packets:
+                return None
+            coded = READERS[context.name](packets, stream)
+        except (Irregular, av.FFmpegError, OSError):
+            return None
+    for number, picture in enumerate(coded.pictures):
+        picture.packet.pts = number
+    return SelectiveDecoder(coded, context) if coded.shown else None
 
 
 @contextmanager
@@ -185,7 +149,7 @@ def _open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise UnreadableClip(path, "no video stream")
         if stream.codec_context is None:
             raise UnreadableClip(path, "no decoder for the video stream")
-        _check_size(path, stream.codec_context.width, stream.codec_context.height)
+        check_size(path, stream.codec_context.width, stream.codec_context.height)
         stream.codec_context.thread_type = "NONE"
         stream.codec_context.thread_count = 1
         yield container, stream
@@ -221,58 +185,31 @@ def _count_frames(name: str, size: int, modified: int) -> int:
 
     The container's header is not asked: it knows nothing of a file cut short. Packets are counted, unless
     some may give no frame: by the codec, or because they are shown before the stream's first frame and lean
-    on frames that were cut away.
+    on frames that were cut away. Of a file that cannot be decoded to its end packets are counted as well.
     """
     path = Path(name)
     with _open_video(path) as (container, stream):
-        packets_tell = stream.codec_context.name not in CODECS_COUNTED_BY_DECODING
-        if packets_tell:
-            try:
-                times = [p.pts for p in _packets(container, stream) if p.size and not p.is_discard]
-            except (av.FFmpegError, OSError) as error:
-                raise UnreadableClip(path, f"reading failed: {error.strerror}") from error
-            count = len(times)
-            known = [time for time in times if time is not None]
-            packets_tell = not known or known[0] == min(known)
-    if not packets_tell:
-        count = sum(1 for _ in _decode(path))
+        try:
+            times = [p.pts for p in _packets(container, stream) if p.size and not p.is_discard]
+        except (av.FFmpegError, OSError) as error:
+            raise UnreadableClip(path, f"reading failed: {error.strerror}") from error
+        known = [time for time in times if time is not None]
+        packets_tell = stream.codec_context.name not in READERS and (not known or known[0] == min(known))
+    count = len(times)
+    if count and not packets_tell:
+        with suppress(UnreadableClip):
+            count = sum(1 for _ in _decode(path))
     if not count:
         raise UnreadableClip(path, "no frames in the video stream")
     return count
 
 
 def _pixels(path: Path, to_rgb: VideoReformatter, frame: av.VideoFrame) -> Frame:
-    _check_size(path, frame.width, frame.height)
+    check_size(path, frame.width, frame.height)
     try:  # one thread: the default takes one for every core of the machine
-        pixels = to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        plane = to_rgb.reformat(frame, format="rgb24", threads=1).planes[0]
     except (av.FFmpegError, ValueError) as error:
         raise UnreadableClip(path, f"no RGB from pixel format {frame.format.name}: {error}") from error
-    return np.asarray(np.rot90(pixels, round(frame.rotation / 90)), dtype=np.uint8)
-
-
-def _check_size(path: Path, width: int, height: int) -> None:
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise UnreadableClip(path, f"frames of {width}x{height} pixels are too large")
-
-
-def _checked(indices: Sequence[int] | npt.NDArray[np.int64], length: int) -> list[int]:
-    numbers = [int(index) for index in indices]
-    for number in numbers:
-        if not 0 <= number < length:
-            raise IndexError(f"frame {number} of a clip of {length}")
-    return numbers
-
-
-def _stack(path: Path, frames: dict[int, Frame], wanted: list[int]) -> npt.NDArray[np.uint8]:
-    if not wanted:
-        return np.empty((0, 0, 0, 3), np.uint8)
-    (first, example), *others = frames.items()
-    for number, frame in others:
-        if frame.shape != example.shape:
-            sizes = f"frame {first} is {_size(example)}, frame {number} is {_size(frame)}"
-            raise UnreadableClip(path, f"frames of different sizes ({sizes})")
-    return np.stack([frames[number] for number in wanted])
-
-
-def _size(frame: Frame) -> str:
-    return f"{frame.shape[1]}x{frame.shape[0]}"
+    lines: Frame = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+    pixels = lines[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
+    return np.rot90(pixels, round(frame.rotation / 90))

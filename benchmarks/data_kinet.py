@@ -13,9 +13,10 @@ import torch
 from sides import Stopwatch, serve
 from torch.nn import functional
 
+from kinet.data.clip import FrameSource
 from kinet.data.sampling import test_indices, train_indices
 from kinet.data.transforms import crop_frames, multi_scale_crop, stack_frames
-from kinet.data.video import FrameSource, open_clip
+from kinet.data.video import open_clip
 from kinet.models.normalise import normalise
 
 FRAME_SIZE, INPUT = (256, 340), 224

@@ -36,11 +36,12 @@ import torch
 from damage import Damaged, find_sources, make_files
 
 from kinet.config import DataConfig
+from kinet.data.clip import UnreadableClip
 from kinet.data.clip_check import BAD
 from kinet.data.dataset import SampleKey, Skipped, TrainDataset
 from kinet.data.guarded import Failure, guarded_map
 from kinet.data.manifest import read_manifest, write_manifest
-from kinet.data.video import UnreadableClip, open_clip
+from kinet.data.video import open_clip
 from kinet.training.run_folder import write_json
 
 HERE = Path(__file__).resolve().parent

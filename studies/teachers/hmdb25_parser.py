@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 from record import CONFIGS, HERE, add_to_summary, teach_human
 
-from kinet.data.video import read_image
+from kinet.data.images import read_image
 from kinet.progress import clip_progress
 from kinet.teachers.labelling import open_teacher
 from kinet.teachers.teacher import human_labels

@@ -20,7 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kinet.data.video import UnreadableClip, VideoFile, open_clip
+from kinet.data.clip import UnreadableClip
+from kinet.data.video import VideoFile, open_clip
 
 Frames = list[npt.NDArray[np.uint8]]
 LENGTH = 50

@@ -22,6 +22,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from kinet.config import DataConfig
+from kinet.data.clip import UnreadableClip
 from kinet.data.dataset import ViewDataset, collate_views
 from kinet.data.manifest import Clip, Manifest, read_manifest, write_manifest
 from kinet.data.pack import Pack, Packs, open_packs
@@ -29,7 +30,7 @@ from kinet.data.pack_codec import Format, PackSettings, encode_clip
 from kinet.data.pack_verify import read_places, verify_pack
 from kinet.data.pack_workers import Encoders, Task
 from kinet.data.pack_writer import LOCK, ShardWriter, locked, pack_clips
-from kinet.data.video import UnreadableClip, open_clip
+from kinet.data.video import open_clip
 from kinet.errors import InputError
 from kinet.evaluation.protocol import Views
 

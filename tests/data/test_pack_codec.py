@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from kinet.data.clip import UnreadableClip
 from kinet.data.pack_codec import (
     GROUP,
     QUALITY,
@@ -25,7 +26,6 @@ from kinet.data.pack_codec import (
     kept_frames,
     reduce,
 )
-from kinet.data.video import UnreadableClip
 from kinet.errors import InputError
 
 LENGTH = 11

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kinet.data.video import FrameSource, UnreadableClip, open_clip
+from kinet.data.clip import FrameSource, UnreadableClip
+from kinet.data.video import open_clip
 
 SIZE = (64, 96)
 LENGTH = 40

@@ -16,9 +16,10 @@ import av.logging
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from kinet.data.clip import MAX_PIXELS, MAX_SIDE, UnreadableClip
 from kinet.data.container import Claims, read_claims
 from kinet.data.sampling import test_indices
-from kinet.data.video import MAX_PIXELS, MAX_SIDE, UnreadableClip, open_clip
+from kinet.data.video import open_clip
 
 BAD = (
     "missing",

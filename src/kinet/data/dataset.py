@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from kinet.config import DataConfig
+from kinet.data.clip import FrameSource, UnreadableClip
 from kinet.data.manifest import Clip, Manifest
 from kinet.data.sampling import test_indices, train_indices
 from kinet.data.transforms import crop_frames, crop_masks, multi_scale_crop, stack_frames, view_crops
-from kinet.data.video import FrameSource, UnreadableClip, open_clip
+from kinet.data.video import open_clip
 from kinet.evaluation.protocol import ViewBatch, Views
 from kinet.models.human_decoder import mask_side
 from kinet.teachers.teacher import LabelSource

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from hashlib import blake2b
 
-from kinet.data.video import IMAGE_SUFFIXES
+from kinet.data.images import IMAGE_SUFFIXES
 
 END = 65_536
 """Bytes at a file's beginning and end that are compared before all of it is."""

@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from kinet.data.clip import FrameSource, UnreadableClip
 from kinet.data.manifest import Clip, Manifest
 from kinet.data.pack_codec import decode_frames
 from kinet.data.pack_index import ClipRow, PackIndex
-from kinet.data.video import FrameSource, UnreadableClip
 from kinet.errors import InputError
 
 SHARDS = "shards"

@@ -23,7 +23,8 @@ from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from kinet.data.video import Frame, UnreadableClip, open_clip
+from kinet.data.clip import Frame, UnreadableClip
+from kinet.data.video import open_clip
 from kinet.errors import InputError
 
 Format = Literal["jpeg", "h264"]

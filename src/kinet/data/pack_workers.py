@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
+from kinet.data.clip import UnreadableClip
 from kinet.data.pack_codec import EncodedClip, PackSettings, encode_clip
-from kinet.data.video import UnreadableClip
 
 AHEAD = 2
 """Clips that may be waiting for each process."""

@@ -26,12 +26,12 @@ from typing import BinaryIO
 import numpy as np
 from rich.console import Console
 
+from kinet.data.clip import UnreadableClip
 from kinet.data.manifest import Clip, Manifest
 from kinet.data.pack import SHARDS, check_sizes, shard_path
 from kinet.data.pack_codec import SUFFIX, EncodedClip, PackSettings, check_settings
 from kinet.data.pack_index import FILE, PLACE, ClipRow, PackIndex, ShardRow
 from kinet.data.pack_workers import Encoders, Task
-from kinet.data.video import UnreadableClip
 from kinet.errors import InputError
 from kinet.progress import clip_progress
 from kinet.training.run_folder import write_skipped

@@ -25,8 +25,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from kinet.data.clip import FrameSource, UnreadableClip
+from kinet.data.images import IMAGE_SUFFIXES
 from kinet.data.manifest import Clip
-from kinet.data.video import IMAGE_SUFFIXES, FrameSource, UnreadableClip, open_clip
+from kinet.data.video import open_clip
 from kinet.errors import InputError
 from kinet.progress import clip_progress
 from kinet.teachers.plausible import MaskShares, SceneShares

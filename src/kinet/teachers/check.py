@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kinet.config import read_config
+from kinet.data.clip import UnreadableClip
 from kinet.data.manifest import Clip, Manifest
 from kinet.data.sampling import train_indices
-from kinet.data.video import UnreadableClip, open_clip
+from kinet.data.video import open_clip
 from kinet.errors import InputError
 from kinet.progress import clip_progress
 from kinet.teachers.labelling import open_teacher

@@ -10,9 +10,9 @@ from collections import Counter
 import numpy as np
 import numpy.typing as npt
 
+from kinet.data.clip import UnreadableClip
 from kinet.data.manifest import Clip, Manifest
 from kinet.data.pack import LABELS, Packs
-from kinet.data.video import UnreadableClip
 from kinet.errors import InputError
 from kinet.teachers.cache import CachedLabels, LabelCache
 from kinet.teachers.teacher import FrameLabels, Frames, Teacher

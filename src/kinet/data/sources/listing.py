@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kinet.data.groups import GroupRule, Row, hold_out
+from kinet.data.images import IMAGE_SUFFIXES
 from kinet.data.manifest import BETWEEN_LABELS, write_manifest, write_table
-from kinet.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from kinet.data.video import VIDEO_SUFFIXES
 from kinet.errors import InputError
 
 PARTS = ("train", "val", "test")

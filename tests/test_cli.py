@@ -451,9 +451,9 @@ def test_the_process_says_one_line_after_set_up(toy: ToySet, tsn_run: Path, tmp_
 
 def test_an_internal_error_exits_with_1() -> None:
     code = (
-        "import sys, kinet.cli as cli\n"
+        "import sys\nfrom kinet import cli, commands\n"
         "def broken(options): raise RuntimeError('internal')\n"
-        "cli.info = broken\n"
+        "commands.info = broken\n"
         "sys.exit(cli.main(['info', 'x.yaml']))\n"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
@@ -467,7 +467,7 @@ def test_an_interruption_is_one_line(run: Command, monkeypatch: pytest.MonkeyPat
     def interrupted(options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kinet.cli.demo", interrupted)
+    monkeypatch.setattr("kinet.commands.demo", interrupted)
     outcome = run("demo")
     assert (outcome.code, outcome.out, outcome.err) == (130, "", "kinet: interrupted\n")
 

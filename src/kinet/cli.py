@@ -7,20 +7,15 @@ training that was stopped and can go on, 1 an internal error.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
-
-from rich.console import Console
+from typing import NoReturn
 
 import kinet
+from kinet import commands
 from kinet.errors import InputError, Stopped
-
-if TYPE_CHECKING:
-    from kinet.data.sources.listing import Listing
 
 WRONG_USE = 2
 INTERRUPTED = 130
@@ -63,17 +58,17 @@ def build_parser() -> Parser:
     """All commands. Those that take a config leave ``--key value`` pairs to it."""
     parser = Parser(prog="kinet", description=kinet.__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"kinet {kinet.__version__}")
-    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND", parser_class=Parser)
+    parsers = parser.add_subparsers(dest="name", required=True, metavar="COMMAND", parser_class=Parser)
 
-    sub = commands.add_parser("demo", help="train and test TSN and KINet on a small generated set", allow_abbrev=False)
+    sub = parsers.add_parser("demo", help="train and test TSN and KINet on a small generated set", allow_abbrev=False)
     sub.add_argument("--out", type=Path, default=Path("demo"), help="folder for clips, runs and report.html (demo)")
     sub.add_argument("--seed", type=int, default=0)
-    sub.set_defaults(command=demo)
+    sub.set_defaults(command=commands.demo)
 
-    sub = commands.add_parser("manifest", help="index a data set's clips, or check manifests", allow_abbrev=False)
+    sub = parsers.add_parser("manifest", help="index a data set's clips, or check manifests", allow_abbrev=False)
     add_manifest_commands(sub.add_subparsers(dest="source", required=True, metavar="SOURCE", parser_class=Parser))
 
-    sub = commands.add_parser("pack", help="store clips and their labels for fast random access", allow_abbrev=False)
+    sub = parsers.add_parser("pack", help="store clips and their labels for fast random access", allow_abbrev=False)
     sub.add_argument("manifest", type=Path, metavar="MANIFEST")
     sub.add_argument("out", type=Path, metavar="OUT", help="a new folder, or a pack to go on with or to add clips to")
     sub.add_argument("--root", type=Path, help="what the manifest's paths are relative to (default: its folder)")
@@ -86,11 +81,9 @@ def build_parser() -> Parser:
     sub.add_argument("--shard-mb", type=float, default=256, help="megabytes after which a new tar file begins (256)")
     sub.add_argument("--workers", type=int, help="encoding processes (default: one a core)")
     sub.add_argument("--verify", action="store_true", help="then read the whole pack back and compare checksums")
-    sub.set_defaults(command=pack)
+    sub.set_defaults(command=commands.pack)
 
-    sub = commands.add_parser(
-        "scan", help="decode every clip of a manifest and report the bad ones", allow_abbrev=False
-    )
+    sub = parsers.add_parser("scan", help="decode every clip of a manifest and report the bad ones", allow_abbrev=False)
     sub.add_argument("manifest", type=Path, metavar="MANIFEST")
     sub.add_argument("--root", type=Path, help="what the manifest's paths are relative to (default: its folder)")
     sub.add_argument("--out", type=Path, help="folder for the report (default: MANIFEST without .csv, then _scan)")
@@ -100,9 +93,9 @@ def build_parser() -> Parser:
     sub.add_argument("--segments", type=int, default=3, help="a clip with fewer frames is short (3)")
     sub.add_argument("--good", type=Path, metavar="OUT.csv", help="write a manifest of the clips that can be read")
     sub.add_argument("--strict", action="store_true", help="keep suspect clips out of --good too")
-    sub.set_defaults(command=scan)
+    sub.set_defaults(command=commands.scan)
 
-    sub = commands.add_parser(
+    sub = parsers.add_parser(
         "train",
         help="train TSN or KINet",
         epilog="Any key of the config can follow as --key value, for example --training.lr 0.005 --out runs/mine",
@@ -110,9 +103,9 @@ def build_parser() -> Parser:
     )
     sub.add_argument("config", type=Path, metavar="CONFIG")
     sub.add_argument("--resume", metavar="auto|CHECKPOINT", help="go on with the run in its folder, or a checkpoint")
-    sub.set_defaults(command=train)
+    sub.set_defaults(command=commands.train)
 
-    sub = commands.add_parser("teach", help="train a teacher, or check one on your clips", allow_abbrev=False)
+    sub = parsers.add_parser("teach", help="train a teacher, or check one on your clips", allow_abbrev=False)
     tasks = sub.add_subparsers(dest="task", required=True, metavar="human|scene|check", parser_class=Parser)
     for task, what in (("human", "parsing of people"), ("scene", "naming of scenes")):
         sub = tasks.add_parser(
@@ -125,7 +118,7 @@ def build_parser() -> Parser:
         sub.add_argument(
             "--resume", metavar="auto|CHECKPOINT", help="go on with the run in its folder, or a checkpoint"
         )
-        sub.set_defaults(command=teach)
+        sub.set_defaults(command=commands.teach)
     sub = tasks.add_parser("check", help="what one or two teachers say of a sample of clips", allow_abbrev=False)
     sub.add_argument("manifest", type=Path, metavar="MANIFEST")
     sub.add_argument(
@@ -140,9 +133,9 @@ def build_parser() -> Parser:
     sub.add_argument("--frames", type=int, default=2, help="frames of each (2)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--out", type=Path, default=Path("runs/teach_check"), help="folder (runs/teach_check)")
-    sub.set_defaults(command=teach_check, name="teach check")
+    sub.set_defaults(command=commands.teach_check, name="teach check")
 
-    sub = commands.add_parser("test", help="test a run or a checkpoint", allow_abbrev=False)
+    sub = parsers.add_parser("test", help="test a run or a checkpoint", allow_abbrev=False)
     sub.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT")
     sub.add_argument("--views", default="25x10", help="SEGMENTSxCROPS, crops 1, 2, 5 or 10 (25x10)")
     sub.add_argument("--manifest", type=Path, help="the clips (default: the run's data.test, else data.val)")
@@ -155,17 +148,17 @@ def build_parser() -> Parser:
     sub.add_argument("--workers", type=int, help="loading processes (default: the run's)")
     sub.add_argument("--precision", choices=("auto", "bf16-mixed", "32-true"), help="default: the run's")
     sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    sub.set_defaults(command=test)
+    sub.set_defaults(command=commands.test)
 
-    sub = commands.add_parser("fuse", help="fuse the scores of several tests, such as RGB and flow", allow_abbrev=False)
+    sub = parsers.add_parser("fuse", help="fuse the scores of several tests, such as RGB and flow", allow_abbrev=False)
     sub.add_argument(
         "scores", type=Path, nargs="+", metavar="SCORES.npz", help="two or more, as kinet test writes them"
     )
     sub.add_argument("--weights", type=float, nargs="+", help="one a file (default: equal)")
     sub.add_argument("--out", type=Path, default=Path("fused"), help="folder for scores and tables (fused)")
-    sub.set_defaults(command=fuse)
+    sub.set_defaults(command=commands.fuse)
 
-    sub = commands.add_parser(
+    sub = parsers.add_parser(
         "ablate",
         help="train and test the rows of the paper's tables, over seeds",
         epilog="Any key of the config can follow as --key value. The same command goes on with a stopped study.",
@@ -180,15 +173,15 @@ def build_parser() -> Parser:
     sub.add_argument("--backbones", nargs="+", help="of table 3 (resnet50 bn_inception inception_v3)")
     sub.add_argument("--larger", metavar="BACKBONE", help="of table 2's larger TSN (default: the nearest ResNet)")
     sub.add_argument("--weights", nargs="+", default=[], metavar="BACKBONE=FILE", help="of backbones not the config's")
-    sub.set_defaults(command=ablate)
+    sub.set_defaults(command=commands.ablate)
 
-    sub = commands.add_parser(
+    sub = parsers.add_parser(
         "info", help="parameters and FLOPs of a config's network, part by part", allow_abbrev=False
     )
     sub.add_argument("config", type=Path, metavar="CONFIG")
     sub.add_argument("--classes", type=int, default=400, help="number of actions (400)")
     sub.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    sub.set_defaults(command=info)
+    sub.set_defaults(command=commands.info)
     return parser
 
 
@@ -223,7 +216,7 @@ def add_manifest_commands(sources: argparse._SubParsersAction[Parser]) -> None:
             "--hold-out", type=float, metavar="SHARE", help="write this share of each class to OUT_val.csv"
         )
         sub.add_argument("--group", metavar="RULE", help=f"keep clips of one source video together; {GROUP_HELP}")
-        sub.set_defaults(command=manifest)
+        sub.set_defaults(command=commands.manifest)
 
     sub = sources.add_parser(
         "check",
@@ -238,213 +231,7 @@ def add_manifest_commands(sources: argparse._SubParsersAction[Parser]) -> None:
     sub.add_argument("--group", metavar="RULE", help=f"finds source videos (default: what the names fit); {GROUP_HELP}")
     sub.add_argument("--no-files", dest="files", action="store_false", help="do not look at the clips, only at names")
     sub.add_argument("--out", type=Path, help="csv of the findings (default: beside the first manifest, _check.csv)")
-    sub.set_defaults(command=check)
-
-
-def demo(options: argparse.Namespace) -> None:
-    from kinet.demo import run_demo
-
-    print(json.dumps(run_demo(options.out, seed=options.seed)))
-
-
-def manifest(options: argparse.Namespace) -> None:
-    from kinet.data.groups import group_rule
-    from kinet.data.sources.listing import write_listing
-
-    rule = None if options.group is None else group_rule(options.group)
-    listing = list_source(options)
-    result = write_listing(listing, options.out, share=options.hold_out, rule=rule) | {"root": str(options.folder)}
-    if listing.missing:
-        print(f"{len(listing.missing)} listed clips are missing: see {result['missing_by_class']}", file=sys.stderr)
-    if options.out.parent.resolve() != options.folder.resolve():
-        print(f"paths are relative to {options.folder}: give it as data.root", file=sys.stderr)
-    print(json.dumps(result))
-
-
-def pack(options: argparse.Namespace) -> None:
-    from kinet.data.pack_codec import QUALITY, PackSettings
-    from kinet.packing import PackOptions, run_pack
-
-    quality = QUALITY[options.format][2] if options.quality is None else options.quality
-    result = run_pack(
-        options.manifest,
-        options.out,
-        PackSettings(options.format, quality, options.short_side, options.fps),
-        PackOptions(
-            root=options.root,
-            human=options.human,
-            scene=options.scene,
-            shard_mb=options.shard_mb,
-            workers=options.workers,
-            verify=options.verify,
-        ),
-    )
-    print(json.dumps(result))
-
-
-def list_source(options: argparse.Namespace) -> Listing:
-    from kinet.data.sources.folder import index_folder, index_frames
-    from kinet.data.sources.hmdb51 import hmdb51
-    from kinet.data.sources.kinetics import kinetics
-    from kinet.data.sources.listing import Listing
-    from kinet.data.sources.own_csv import own_csv
-    from kinet.data.sources.something_v2 import something_v2
-    from kinet.data.sources.ucf101 import ucf101
-
-    match options.source:
-        case "folder":
-            return Listing({"train": index_folder(options.folder, options.list)})
-        case "frames":
-            return Listing({"train": index_frames(options.folder, options.list)})
-        case "ucf101":
-            return ucf101(options.folder, options.split, options.lists)
-        case "hmdb51":
-            return hmdb51(options.folder, options.split, options.lists)
-        case "kinetics":
-            return kinetics(options.folder, options.lists)
-        case "something-v2":
-            return something_v2(options.folder, options.lists)
-        case _:
-            return own_csv(
-                options.folder,
-                options.list,
-                path_column=options.path_column,
-                label_column=options.label_column,
-                separator=options.separator,
-            )
-
-
-def check(options: argparse.Namespace) -> None:
-    from kinet.data.check import KINDS, check_manifests, summary, write_report
-    from kinet.data.groups import group_rule
-
-    rule = None if options.group is None else group_rule(options.group)
-    report = check_manifests(options.manifests, root=options.root, rule=rule, files=options.files)
-    first = options.manifests[0]
-    out = options.out or first.with_name(f"{first.stem}_check.csv")
-    write_report(out, report)
-    for line in summary(report):
-        print(line, file=sys.stderr)
-    counts = {kind.replace(" ", "_"): len(report.of(kind)) for kind in KINDS}
-    rule_name = None if report.rule is None else report.rule.name
-    print(json.dumps({"clips": report.clips, **counts, "group": rule_name, "report": str(out)}))
-
-
-def scan(options: argparse.Namespace) -> None:
-    from kinet.data.scan import ScanOptions, problem_table
-    from kinet.data.scan import scan as run_scan
-
-    if options.strict and options.good is None:
-        raise InputError("--strict: says which clips --good keeps; give --good OUT.csv too")
-    summary = run_scan(
-        ScanOptions(
-            manifest=options.manifest,
-            out=options.out or options.manifest.with_name(f"{options.manifest.stem}_scan"),
-            root=options.root,
-            workers=options.workers,
-            timeout=options.timeout,
-            memory=options.memory,
-            segments=options.segments,
-            good=options.good,
-            strict=options.strict,
-        )
-    )
-    if summary["problems"]:
-        Console(stderr=True).print(problem_table(summary))
-    root = options.root or options.manifest.parent
-    if options.good is not None and options.good.parent.resolve() != root.resolve():
-        print(f"paths in {options.good} are relative to {root}: give it as data.root", file=sys.stderr)
-    print(json.dumps(summary))
-
-
-def train(options: argparse.Namespace) -> None:
-    from kinet.config import load_config
-    from kinet.training.engine import train as run_training
-    from kinet.training.ranks import on_rank_zero
-
-    result = run_training(load_config(options.config, options.overrides), resume=options.resume)
-    on_rank_zero(print)(json.dumps(result))
-
-
-def teach(options: argparse.Namespace) -> None:
-    from kinet.teachers.teach import teach as run_teaching
-    from kinet.teachers.teach_config import load_teach_config
-
-    config = load_teach_config(options.task, options.config, options.overrides)
-    print(json.dumps(run_teaching(config, resume=options.resume)))
-
-
-def teach_check(options: argparse.Namespace) -> None:
-    from kinet.data.manifest import read_manifest
-    from kinet.teachers.check import check_teachers, draw, open_checked, random_frames, write_check
-
-    clips = draw(read_manifest(options.manifest, root=options.root), options.clips, options.seed)
-    pick = random_frames(options.frames, options.seed)
-    teachers = [open_checked(teacher) for teacher in options.teacher]
-    print(json.dumps(write_check(check_teachers(clips, teachers, pick), options.out)))
-
-
-def test(options: argparse.Namespace) -> None:
-    from kinet.evaluation.metrics import per_class_table
-    from kinet.evaluation.protocol import parse_views
-    from kinet.evaluation.run_test import TestOptions, run_test
-
-    result, metrics = run_test(
-        options.source,
-        TestOptions(
-            views=parse_views(options.views),
-            manifest=options.manifest,
-            root=options.root,
-            pack=[] if options.pack == ["none"] else options.pack,
-            out=options.out,
-            stride=options.stride,
-            workers=options.workers,
-            precision=options.precision,
-            device=options.device,
-        ),
-    )
-    Console(stderr=True).print(per_class_table(metrics))
-    print(json.dumps(result))
-
-
-def fuse(options: argparse.Namespace) -> None:
-    from kinet.evaluation.fusion import run_fusion
-    from kinet.evaluation.metrics import per_class_table
-
-    result, metrics = run_fusion(options.scores, options.weights, options.out)
-    Console(stderr=True).print(per_class_table(metrics))
-    print(json.dumps(result))
-
-
-def ablate(options: argparse.Namespace) -> None:
-    from kinet.ablation.rows import PAPER_BACKBONES
-    from kinet.ablation.study import StudyOptions, run_study
-    from kinet.config import load_config
-    from kinet.evaluation.protocol import parse_views
-
-    pairs = [pair.partition("=") for pair in options.weights]
-    if not all(name and file for name, _, file in pairs):
-        raise InputError(f"--weights {' '.join(options.weights)}: give BACKBONE=FILE")
-    study = StudyOptions(
-        tables=options.table,
-        seeds=options.seeds,
-        views=parse_views(options.views),
-        split=options.split,
-        only=options.rows,
-        backbones=options.backbones or PAPER_BACKBONES,
-        larger=options.larger,
-        weights={name: file for name, _, file in pairs},
-    )
-    print(json.dumps(run_study(load_config(options.config, options.overrides), study)))
-
-
-def info(options: argparse.Namespace) -> None:
-    from kinet.config import load_config
-    from kinet.info import print_info
-
-    if options.classes < 1:
-        raise InputError(f"--classes {options.classes}: give the number of actions, 1 or more")
-    print_info(load_config(options.config, options.overrides), options.classes, as_json=options.json)
+    sub.set_defaults(command=commands.manifest_check)
 
 
 if __name__ == "__main__":

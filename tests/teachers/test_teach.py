@@ -278,7 +278,12 @@ def test_mean_iou_by_hand() -> None:
 
 def test_shipped_configs() -> None:
     paths = sorted(CONFIGS.glob("*.yaml"))
-    assert [path.stem for path in paths] == ["human_folder_small", "lip_pspnet_densenet121", "places365_resnet152"]
+    assert [path.stem for path in paths] == [
+        "human_folder_densenet121",
+        "human_folder_small",
+        "lip_pspnet_densenet121",
+        "places365_resnet152",
+    ]
     for path in paths:
         header = " ".join(line for line in path.read_text().splitlines() if line.startswith("#"))
         assert all(word in header for word in ("Needs", "Costs", "Should reach"))

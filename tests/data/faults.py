@@ -23,6 +23,8 @@ def work(item: tuple[str, int]) -> int:
             os.kill(os.getpid(), signal.SIGKILL)
         case "exit":
             os._exit(3)
+        case "slow":
+            time.sleep(0.5)
         case "hang":
             time.sleep(600)
         case "hang in compiled code":

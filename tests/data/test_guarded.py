@@ -74,6 +74,13 @@ def test_many_items_and_many_faults_lose_none(work: Work) -> None:
     assert Counter(type(outcome).__name__ for outcome in found.values()) == {"int": 160, "Failure": 40}
 
 
+def test_results_can_keep_the_items_order(work: Work) -> None:
+    items = [("slow" if number == 2 else "raise" if number == 4 else "", number) for number in range(30)]
+    results = list(guarded_map(work, items, workers=2, timeout=20, memory=MEMORY, in_order=True))
+    assert [number for (_, number), _ in results] == list(range(30))
+    assert [outcome for _, outcome in results][3:6] == [9, Failure("error", "ValueError: a bad header"), 25]
+
+
 def test_items_are_taken_as_they_are_needed_and_processes_end_with_the_caller(work: Work) -> None:
     taken = []
 

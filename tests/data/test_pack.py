@@ -28,7 +28,6 @@ from kinet.data.manifest import Clip, Manifest, read_manifest, write_manifest
 from kinet.data.pack import Pack, Packs, open_packs
 from kinet.data.pack_codec import Format, PackSettings, encode_clip
 from kinet.data.pack_verify import read_places, verify_pack
-from kinet.data.pack_workers import Encoders, Task
 from kinet.data.pack_writer import LOCK, ShardWriter, locked, pack_clips
 from kinet.data.video import open_clip
 from kinet.errors import InputError
@@ -357,22 +356,6 @@ def test_links_and_the_like_are_refused(tmp_path: Path, kind: bytes) -> None:
 
 
 # Processes, and other readers
-
-
-class Bomb:
-    """Ends the process that unpickles it, as a decoder's crash would."""
-
-    def __reduce__(self) -> tuple[Any, tuple[int]]:
-        return os._exit, (11,)
-
-
-def test_a_crash_costs_one_clip(packed: Packed, tmp_path: Path) -> None:
-    tasks = [Task(n, packed.root / "a/1", SETTINGS["jpeg"], tmp_path / str(n)) for n in range(4)]
-    tasks[1] = tasks[1]._replace(path=Bomb())  # type: ignore[arg-type]
-    with Encoders(2) as encoders:
-        results = [encoded for _, encoded in encoders.encode(iter(tasks))]
-    assert [isinstance(result, UnreadableClip) for result in results] == [False, True, False, False]
-    assert "crashes" in str(results[1])
 
 
 @pytest.mark.parametrize("workers", [0, 2])

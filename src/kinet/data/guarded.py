@@ -33,9 +33,15 @@ class Failure:
 
 
 def guarded_map(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, timeout: float, memory: int
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int,
+    timeout: float,
+    memory: int,
+    in_order: bool = False,
 ) -> Iterator[tuple[Item, Result | Failure]]:
-    """``function`` of every item, in ``workers`` processes; results come in the order they are ready.
+    """``function`` of every item, in ``workers`` processes; results come as they are ready, or in the items' order.
 
     Whatever becomes of the process is the one item's failure, and a fresh process takes the next: it dies of a
     signal, it takes longer than ``timeout`` seconds (it is killed), it wants more than ``memory`` bytes on top
@@ -46,17 +52,23 @@ def guarded_map(
     context = _context(function.__module__)
     pool = ProcessPool(workers, ITEMS_A_PROCESS, initializer=_begin, initargs=(memory,), context=context)
     try:
-        rest = iter(items)
-        running: dict[Future[Result], Item] = {}
+        rest = enumerate(items)
+        running: dict[Future[Result], tuple[int, Item]] = {}
+        ready: dict[int, tuple[Item, Result | Failure]] = {}
+        first = 0  # the number of the first item whose result was not yet given
         while True:
-            for item in islice(rest, AHEAD * workers - len(running)):
-                running[pool.schedule(_call, (function, item, timeout), timeout=timeout)] = item
+            for number, item in islice(rest, AHEAD * workers - len(running) - len(ready)):
+                running[pool.schedule(_call, (function, item, timeout), timeout=timeout)] = number, item
             if not running:
                 break
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                item, error = running.pop(future), future.exception()
-                yield item, future.result() if error is None else _failure(error, timeout, memory)
+                (number, item), error = running.pop(future), future.exception()
+                ready[number] = item, future.result() if error is None else _failure(error, timeout, memory)
+            for number in sorted(ready):
+                if not in_order or number == first:
+                    first += 1
+                    yield ready.pop(number)
     finally:
         pool.stop()  # type: ignore[no-untyped-call]
         pool.join()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -227,7 +227,7 @@ def decode_h264(read: ReadBytes, wanted: Sequence[int], size: tuple[int, int]) -
         decoded: list[av.VideoFrame] = []
         try:
             for data in read(first, numbers[-1] + 1):
-                decoded += codec.decode(av.Packet(data))
+                decoded += codec.decode(padded_packet(data))
             decoded += codec.decode(None)
             codec.flush_buffers()
         except av.FFmpegError as error:
@@ -240,3 +240,10 @@ def decode_h264(read: ReadBytes, wanted: Sequence[int], size: tuple[int, int]) -
                 raise ValueError(f"frame {number} is {frame.width}x{frame.height}, not {even[1]}x{even[0]}")
             pixels = to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
             yield number, np.asarray(pixels[: size[0], : size[1]], dtype=np.uint8)
+
+
+def padded_packet(data: bytes) -> av.Packet[Any]:
+    """A packet with the zeros behind it that decoders read; ``av.Packet(data)`` has none."""
+    packet = av.Packet(len(data))
+    packet.update(data)
+    return packet

@@ -21,23 +21,27 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from rich.console import Console
 
 from kinet.data.clip import UnreadableClip
+from kinet.data.guarded import Failure, guarded_map
 from kinet.data.manifest import Clip, Manifest
 from kinet.data.pack import SHARDS, check_sizes, shard_path
-from kinet.data.pack_codec import SUFFIX, EncodedClip, PackSettings, check_settings
+from kinet.data.pack_codec import SUFFIX, EncodedClip, PackSettings, check_settings, encode_clip
 from kinet.data.pack_index import FILE, PLACE, ClipRow, PackIndex, ShardRow
-from kinet.data.pack_workers import Encoders, Task
 from kinet.errors import InputError
 from kinet.progress import clip_progress
 from kinet.training.run_folder import write_skipped
 
 PARTS = "parts"
 LOCK = "lock"
+TIMEOUT = 3600.0
+"""Seconds that encoding a clip may take."""
+MEMORY = 4 * 2**30
+"""Bytes that it may take (Linux only)."""
 
 console = Console(stderr=True)
 
@@ -97,11 +101,13 @@ def pack_pending(clips: Manifest, pending: array[int], writer: ShardWriter, work
     with ExitStack() as stack:
         stack.enter_context(fresh_folder(parts))
         advance = stack.enter_context(clip_progress("packing", len(clips), report.clips))
-        encoders = stack.enter_context(Encoders(max(1, min(workers, len(pending)))))
         stack.enter_context(writer)
-        for task, encoded in encoders.encode(tasks):
+        results = guarded_map(
+            encode, tasks, workers=max(1, min(workers, len(pending))), timeout=TIMEOUT, memory=MEMORY, in_order=True
+        )
+        for task, encoded in results:
             clip = clips[task.number]
-            if isinstance(encoded, UnreadableClip):
+            if isinstance(encoded, Failure):
                 report.skipped += 1
                 writer.index.add_unreadable(clip.name, encoded.cause)
                 console.print(f"skipped {clip.name}: {encoded.cause}", style="yellow", highlight=False, markup=False)
@@ -110,6 +116,27 @@ def pack_pending(clips: Manifest, pending: array[int], writer: ShardWriter, work
                 report.packed += 1
                 report.clips += 1
             advance(1, f"{report.skipped} unreadable" if report.skipped else "")
+
+
+class Task(NamedTuple):
+    """A clip to encode."""
+
+    number: int
+    """Its place in the manifest."""
+    path: Path
+    settings: PackSettings
+    part: Path
+    """Where its frames go."""
+
+
+def encode(task: Task) -> EncodedClip | Failure:
+    """Encode one clip, in a process that may be lost."""
+    task.part.unlink(missing_ok=True)  # of a process that was
+    try:
+        return encode_clip(task.path, task.settings, task.part)
+    except UnreadableClip as error:
+        task.part.unlink(missing_ok=True)
+        return Failure("error", error.cause)
 
 
 class ShardWriter:

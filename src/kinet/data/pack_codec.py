@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import av
 import numpy as np
@@ -24,6 +24,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from kinet.data.clip import Frame, UnreadableClip
+from kinet.data.guarded import Failure
 from kinet.data.video import open_clip
 from kinet.errors import InputError
 
@@ -63,6 +64,17 @@ class EncodedClip:
     """Frames a second of what was kept; None of a folder of images."""
     digest: bytes
     """SHA-256 of the encoded frames."""
+
+
+class Task(NamedTuple):
+    """A clip to encode."""
+
+    number: int
+    """Its place in the manifest."""
+    path: Path
+    settings: PackSettings
+    part: Path
+    """Where its frames go."""
 
 
 def check_settings(settings: PackSettings) -> None:
@@ -247,3 +259,13 @@ def padded_packet(data: bytes) -> av.Packet[Any]:
     packet = av.Packet(len(data))
     packet.update(data)
     return packet
+
+
+def encode_task(task: Task) -> EncodedClip | Failure:
+    """``encode_clip`` in a process that may be lost: this module is quick to import there."""
+    task.part.unlink(missing_ok=True)  # of a process that was
+    try:
+        return encode_clip(task.path, task.settings, task.part)
+    except UnreadableClip as error:
+        task.part.unlink(missing_ok=True)
+        return Failure("error", error.cause)

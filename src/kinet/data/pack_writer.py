@@ -21,16 +21,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 from rich.console import Console
 
-from kinet.data.clip import UnreadableClip
 from kinet.data.guarded import Failure, guarded_map
 from kinet.data.manifest import Clip, Manifest
 from kinet.data.pack import SHARDS, check_sizes, shard_path
-from kinet.data.pack_codec import SUFFIX, EncodedClip, PackSettings, check_settings, encode_clip
+from kinet.data.pack_codec import SUFFIX, EncodedClip, PackSettings, Task, check_settings, encode_task
 from kinet.data.pack_index import FILE, PLACE, ClipRow, PackIndex, ShardRow
 from kinet.errors import InputError
 from kinet.progress import clip_progress
@@ -103,7 +102,12 @@ def pack_pending(clips: Manifest, pending: array[int], writer: ShardWriter, work
         advance = stack.enter_context(clip_progress("packing", len(clips), report.clips))
         stack.enter_context(writer)
         results = guarded_map(
-            encode, tasks, workers=max(1, min(workers, len(pending))), timeout=TIMEOUT, memory=MEMORY, in_order=True
+            encode_task,
+            tasks,
+            workers=max(1, min(workers, len(pending))),
+            timeout=TIMEOUT,
+            memory=MEMORY,
+            in_order=True,
         )
         for task, encoded in results:
             clip = clips[task.number]
@@ -116,27 +120,6 @@ def pack_pending(clips: Manifest, pending: array[int], writer: ShardWriter, work
                 report.packed += 1
                 report.clips += 1
             advance(1, f"{report.skipped} unreadable" if report.skipped else "")
-
-
-class Task(NamedTuple):
-    """A clip to encode."""
-
-    number: int
-    """Its place in the manifest."""
-    path: Path
-    settings: PackSettings
-    part: Path
-    """Where its frames go."""
-
-
-def encode(task: Task) -> EncodedClip | Failure:
-    """Encode one clip, in a process that may be lost."""
-    task.part.unlink(missing_ok=True)  # of a process that was
-    try:
-        return encode_clip(task.path, task.settings, task.part)
-    except UnreadableClip as error:
-        task.part.unlink(missing_ok=True)
-        return Failure("error", error.cause)
 
 
 class ShardWriter:

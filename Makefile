@@ -10,7 +10,7 @@ demo: setup
 	$(BIN)/kinet demo --out demo
 
 test: setup lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check src tests studies benchmarks

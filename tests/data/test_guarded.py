@@ -89,8 +89,9 @@ def test_items_are_taken_as_they_are_needed_and_processes_end_with_the_caller(wo
             taken.append(number)
             yield "", number
 
+    others = set(multiprocessing.active_children())  # that earlier tests left
     results = guarded_map(work, items(), workers=2, timeout=20, memory=MEMORY)
     next(results)
     results.close()
     assert len(taken) < 50
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= others

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import multiprocessing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from kinet.data.manifest import Clip
 from kinet.data.video import open_clip
@@ -366,8 +367,7 @@ def test_real_teachers_store_little_and_the_same(shared: Path, tmp_path: Path) -
     labels = CachedLabels(cache)
     indices = np.array([6, 2])
     frames = open_clip(clips[0].path).read(indices)
-    with multiprocessing.get_context("fork").Pool(1) as pool:  # as in a DataLoader's worker
-        there = pool.apply_async(labels.labels, (clips[0], indices, frames)).get(timeout=60)
-        made = pool.apply_async(labels.teachers.labels, (clips[0], indices, frames)).get(timeout=60)
+    calls = [partial(source.labels, clips[0], indices, frames) for source in (labels, labels.teachers)]
+    there, made = DataLoader(calls, None, num_workers=1, collate_fn=lambda call: call(), timeout=60)
     assert equal(labels.labels(clips[0], indices, frames), there)
     assert equal(there, made)

@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from kinet.errors import InputError
 from kinet.training import engine
 from kinet.training.checkpoint import load_checkpoint
 from kinet.training.engine import train
+from kinet.training.run_folder import to_plain
 
 ToySet = Any  # tests/conftest.py's, which tests cannot import
 TIMINGS = {"seconds", "data_wait", "clips_per_s"}
@@ -152,7 +153,7 @@ def test_sigterm_saves_and_the_command_says_so_by_its_code(
     """In a step, and in the second epoch's validation. The loading process gets the signal too, as batch systems do."""
     config = toy.tsn(tmp_path / "run")
     file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump({"model": vars(config.model), "data": {}, "training": vars(config.training)}))
+    file.write_text(yaml.safe_dump(to_plain({"model": asdict(config.model), "training": asdict(config.training)})))
     data = {"train": toy.train, "val": toy.val, "frame_size": [64, 80], "input_size": 64, "batch_size": 4, "workers": 1}
     arguments = ["train", str(file), "--out", config.out]
     arguments += [text for key, value in data.items() for text in (f"--data.{key}", str(value))]

@@ -124,14 +124,12 @@ class PackedClip:
 
     def _read_encoded(self, first: int, last: int) -> list[bytes]:
         """The encoded frames [first, last), by a single read: they lie one behind the other."""
-        places = self.row.places[first:last]
-        start = int(places["offset"][0])
-        starts = places["offset"].astype(np.int64) - start
-        ends = starts + places["size"]
-        if (starts < 0).any() or ends[-1] > MAX_READ:
+        places: list[tuple[int, int]] = self.row.places[first:last].tolist()
+        start, (end, size) = places[0][0], places[-1]
+        if not 0 <= end + size - start <= MAX_READ or any(offset < start for offset, _ in places):
             raise ValueError("its places in the index are damaged")
-        data = self.pack.read(self.row.shard, start, int(ends[-1]))
-        return [data[begin:end] for begin, end in zip(starts, ends, strict=True)]
+        data = self.pack.read(self.row.shard, start, end + size - start)
+        return [data[offset - start : offset - start + size] for offset, size in places]
 
 
 class Packs:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -207,31 +207,32 @@ def decode_frames(
     Raises ValueError where the bytes are not the frames that they should be.
     """
     frames = np.empty((len(wanted), height, width, 3), np.uint8)
-    places: dict[int, list[int]] = {}
+    first: dict[int, int] = {}  # a number's first place in ``wanted``
     for place, number in enumerate(wanted):
-        places.setdefault(number, []).append(place)
+        first.setdefault(number, place)
     decode = decode_jpeg if format == "jpeg" else decode_h264
-    for number, frame in decode(read, sorted(places), (height, width)):
-        frames[places[number]] = frame
+    decode(read, {number: frames[first[number]] for number in sorted(first)})
+    for place, number in enumerate(wanted):
+        if place != first[number]:
+            frames[place] = frames[first[number]]
     return frames
 
 
-def decode_jpeg(read: ReadBytes, wanted: Sequence[int], size: tuple[int, int]) -> Iterator[tuple[int, Frame]]:
-    """The ``wanted`` frames, in their order, with their numbers."""
-    for number in wanted:
+def decode_jpeg(read: ReadBytes, wanted: Mapping[int, Frame]) -> None:
+    """Fill the arrays of the ``wanted`` frames."""
+    for number, frame in wanted.items():
         (data,) = read(number, number + 1)
         found = simplejpeg.decode_jpeg_header(data)[:2]
-        if found != size:
-            raise ValueError(f"frame {number} is {found[1]}x{found[0]}, not {size[1]}x{size[0]}")
-        yield number, simplejpeg.decode_jpeg(data, colorspace="RGB")
+        if found != frame.shape[:2]:
+            raise ValueError(f"frame {number} is {found[1]}x{found[0]}, not {frame.shape[1]}x{frame.shape[0]}")
+        simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=frame)
 
 
-def decode_h264(read: ReadBytes, wanted: Sequence[int], size: tuple[int, int]) -> Iterator[tuple[int, Frame]]:
-    """As ``decode_jpeg``; frames before a wanted one in its group are decoded and dropped."""
+def decode_h264(read: ReadBytes, wanted: Mapping[int, Frame]) -> None:
+    """As ``decode_jpeg``; frames before a wanted one in its group are decoded and dropped. Numbers rise."""
     to_rgb, codec = VideoReformatter(), av.CodecContext.create("h264", "r")
     assert isinstance(codec, VideoCodecContext)
     codec.thread_type, codec.thread_count = "NONE", 1
-    even = (size[0] + size[0] % 2, size[1] + size[1] % 2)
     groups: dict[int, list[int]] = {}
     for number in wanted:
         groups.setdefault(number - number % GROUP["h264"], []).append(number)
@@ -247,11 +248,12 @@ def decode_h264(read: ReadBytes, wanted: Sequence[int], size: tuple[int, int]) -
         if len(decoded) != numbers[-1] + 1 - first:
             raise ValueError(f"frame {numbers[-1]} does not decode")
         for number in numbers:
-            frame = decoded[number - first]
+            frame, (height, width) = decoded[number - first], wanted[number].shape[:2]
+            even = (height + height % 2, width + width % 2)
             if (frame.height, frame.width) != even:
                 raise ValueError(f"frame {number} is {frame.width}x{frame.height}, not {even[1]}x{even[0]}")
             pixels = to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
-            yield number, np.asarray(pixels[: size[0], : size[1]], dtype=np.uint8)
+            wanted[number][:] = pixels[:height, :width]
 
 
 def padded_packet(data: bytes) -> av.Packet[Any]:

@@ -16,7 +16,7 @@ from kinet.data.manifest import Clip
 from kinet.data.video import open_clip
 from kinet.errors import InputError
 from kinet.teachers import cache as cache_module
-from kinet.teachers.cache import CachedLabels, LabelCache, clip_key
+from kinet.teachers.cache import PART, CachedLabels, LabelCache, clip_key, read_entry, write_entry
 from kinet.teachers.onnx_teacher import OnnxTeacher
 from kinet.teachers.teacher import (
     FrameLabels,
@@ -239,15 +239,15 @@ def empty(path: Path) -> None:
 
 
 def other_shape(path: Path) -> None:
-    np.savez_compressed(path, masks=np.zeros((4, 10, 10), np.uint8))
+    np.savez_compressed(path, **{"masks.0": np.zeros((4, 10, 10), np.uint8)})
 
 
 def other_type(path: Path) -> None:
-    np.savez_compressed(path, masks=np.zeros((4, 64, 85), np.int64))
+    np.savez_compressed(path, **{"masks.0": np.zeros((4, 64, 85), np.int64)})
 
 
 def no_frames(path: Path) -> None:
-    np.savez_compressed(path, masks=np.zeros((0, 64, 85), np.uint8))
+    np.savez_compressed(path, **{"masks.0": np.zeros((0, 64, 85), np.uint8)})
 
 
 def other_arrays(path: Path) -> None:
@@ -255,7 +255,7 @@ def other_arrays(path: Path) -> None:
 
 
 def an_object(path: Path) -> None:
-    np.savez_compressed(path, masks=np.array([{"a": 1}], dtype=object))
+    np.savez_compressed(path, **{"masks.0": np.array([{"a": 1}], dtype=object)})
 
 
 @pytest.mark.parametrize("damage", [flip_byte, cut, empty, other_shape, other_type, no_frames, other_arrays, an_object])
@@ -269,9 +269,33 @@ def test_a_damaged_file_alone_is_made_again(clips: list[Clip], cache: LabelCache
     assert (report.damaged, report.labelled, report.kept) == (1, 1, 2)
     assert seen(cache) == [15 + 5, 15]
     with np.load(damaged) as made:
-        assert np.array_equal(made["masks"], cache.human.label_frames(open_clip(clips[1].path).read(range(5))))
+        assert np.array_equal(made["masks.0"], cache.human.label_frames(open_clip(clips[1].path).read(range(5))))
     assert all(path.read_bytes() == data for path, data in good.items() if path != damaged)
     check_against_teachers(cache, clips)
+
+
+def test_rows_of_a_long_clip_are_read_from_their_parts_alone(cache: LabelCache, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    masks = rng.integers(0, 16, (3 * PART + 5, 64, 85)).astype(np.uint8) * 17
+    path = tmp_path / "entry.npz"
+    write_entry(path, {"masks": masks})
+    assert cache.human is not None
+    everything = read_entry(path, cache.human)
+    assert everything is not None
+    assert np.array_equal(everything["masks"], masks)
+    for rows in ([0], [PART, PART - 1], [52, 3, 52, 17], list(range(len(masks)))):
+        some = read_entry(path, cache.human, np.array(rows))
+        assert some is not None
+        assert np.array_equal(some["masks"], masks[rows])
+    assert read_entry(path, cache.human, np.array([1, len(masks)])) is None
+    with np.load(path) as parts:
+        kept = {name: parts[name] for name in parts.files if name != f"masks.{PART}"}
+    np.savez_compressed(path, **kept)  # the second part is gone
+    assert read_entry(path, cache.human) is None
+    assert read_entry(path, cache.human, np.array([PART])) is None
+    first = read_entry(path, cache.human, np.array([2]))
+    assert first is not None
+    assert np.array_equal(first["masks"], masks[[2]])
 
 
 @pytest.mark.parametrize("what", ["missing", "damaged", "short"])
@@ -286,7 +310,7 @@ def test_without_a_usable_file_the_teachers_answer(
     elif what == "damaged":
         flip_byte(path)
     else:
-        np.savez_compressed(path, masks=np.zeros((4, 64, 85), np.uint8))
+        np.savez_compressed(path, **{"masks.0": np.zeros((4, 64, 85), np.uint8)})
     indices = np.array([4, 1])
     frames = open_clip(clips[1].path).read(indices)
     labels = CachedLabels(cache)

@@ -4,7 +4,8 @@
 
     <folder>/<task>-<teacher's fingerprint[:16]>/<key[:2]>/<key>.npz
 
-One file a clip and task, holding ``masks`` (N, 64, 85) uint8, or ``classes`` and ``scores`` (N, K). The key is the
+One file a clip and task, holding ``masks`` (N, 64, 85) uint8, or ``classes`` and ``scores`` (N, K), in parts of 16
+frames (``masks.0``, ``masks.16``, ...) so that three frames of a long clip are read without the others. The key is the
 SHA-256 of the clip's name and of what identifies its content, so that neither a changed clip nor a changed
 teacher meets old labels. Several processes may fill one folder: files appear whole or not at all.
 """
@@ -24,6 +25,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.npyio import NpzFile
 
 from kinet.data.clip import FrameSource, UnreadableClip
 from kinet.data.images import IMAGE_SUFFIXES
@@ -39,10 +41,13 @@ logger = logging.getLogger(__name__)
 CHUNK = 64
 """Frames decoded and labelled at a time, which bounds the memory."""
 
+PART = 16
+"""Frames of a part of a file."""
+
 EDGE_BYTES = 65536
 """Bytes read at each end of a video file to tell its content."""
 
-DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (OSError, ValueError, KeyError, IndexError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 """What reading a damaged npz raises (numpy, zipfile and zlib each have their own)."""
 
 Entry = dict[str, npt.NDArray[np.generic]]
@@ -195,11 +200,11 @@ class CachedLabels:
         key = self.cache.store.key(clip)
         found: Entry = {}
         for teacher in self.cache.teachers:
-            entry = read_entry(self.cache.entry_path(key, teacher), teacher)
-            if entry is None or any(len(array) <= indices.max(initial=-1) for array in entry.values()):
+            entry = read_entry(self.cache.entry_path(key, teacher), teacher, indices)
+            if entry is None:
                 self._tell(clip, teacher)
                 return self.teachers.labels(clip, indices, frames)
-            found |= {name: array[indices] for name, array in entry.items()}
+            found |= entry
         return FrameLabels(found.get("masks"), found.get("classes"), found.get("scores"))  # type: ignore[arg-type]
 
     def _tell(self, clip: Clip, teacher: Teacher) -> None:
@@ -258,14 +263,36 @@ def label_entry(teacher: Teacher, frames: Frames) -> Entry:
     return {"masks": labels}
 
 
-def read_entry(path: Path, teacher: Teacher) -> Entry | None:
-    """The labels in this file; None where it is missing, damaged (checksums are read) or of another form."""
+def read_entry(path: Path, teacher: Teacher, rows: npt.NDArray[np.int64] | None = None) -> Entry | None:
+    """The labels in this file, of the frames ``rows`` (n,) or of all.
+
+    None where the file is missing, damaged (checksums are read), of another form, or has no such frames.
+    """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            entry = {name: arrays[name] for name in arrays.files}
+        with np.load(path, allow_pickle=False) as parts:
+            names = {part.partition(".")[0] for part in parts.files}
+            entry = {name: read_rows(parts, name, rows) for name in names}
     except DAMAGE:
         return None
     return entry if fits(entry, teacher) else None
+
+
+def read_rows(parts: NpzFile, name: str, rows: npt.NDArray[np.int64] | None) -> npt.NDArray[np.generic]:
+    """An array's rows, from no more parts than they lie in. Raises what ``DAMAGE`` lists."""
+    starts = range(0, PART * sum(part.startswith(f"{name}.") for part in parts.files), PART)
+    if rows is None:
+        return np.concatenate([parts[f"{name}.{start}"] for start in starts])
+    read = {start: parts[f"{name}.{start}"] for start in {int(row) // PART * PART for row in rows}}
+    return np.stack([read[row // PART * PART][row % PART] for row in rows.tolist()])
+
+
+def in_parts(entry: Entry) -> Entry:
+    """Parts of ``PART`` rows by ``<name>.<first row>``."""
+    return {
+        f"{name}.{start}": array[start : start + PART]
+        for name, array in entry.items()
+        for start in range(0, len(array), PART)
+    }
 
 
 def fits(entry: Entry, teacher: Teacher) -> bool:
@@ -289,7 +316,7 @@ def write_entry(path: Path, entry: Entry) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
-                np.savez_compressed(file, **entry)  # type: ignore[arg-type]
+                np.savez_compressed(file, **in_parts(entry))  # type: ignore[arg-type]
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

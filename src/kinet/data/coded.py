@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 
@@ -18,8 +18,7 @@ class Irregular(Exception):
     """The frames of a stream can only be told by decoding all of it; the message says why."""
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """What one packet makes the decoder do: decode one picture, or take note of one that is left out.
 
     ``packet`` has the picture's number, its place in the stream, as its time: decoders hand it on to the frame.

@@ -124,8 +124,11 @@ def _open_selective(path: Path) -> SelectiveDecoder | None:
                 if not packet.size:
                     continue
                 size += packet.size
-                if size > MAX_KEPT or packet.is_corrupt or packet.has_sidedata("new_extradata"):
+                if size > MAX_KEPT or packet.is_corrupt:
                     return None
+                for side in packet.iter_sidedata():  # in most packets none: half the time of has_sidedata
+                    if side.data_type == "new_extradata":
+                        return None
                 packets.append(packet)
             if not packets:
                 return None

@@ -17,6 +17,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
+from av.stream import Discard
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
@@ -119,6 +120,10 @@ def _open_selective(path: Path) -> SelectiveDecoder | None:
         size = 0
         if context.name not in READERS:
             return None
+        if container.format.name == "avi":  # other formats' errors in the sound would go unnoticed
+            for other in container.streams:
+                if other.index != stream.index:
+                    other.discard = Discard.all
         try:
             for packet in _packets(container, stream):
                 if not packet.size:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 
@@ -18,8 +18,7 @@ class Irregular(Exception):
     """The frames of a stream can only be told by decoding all of it; the message says why."""
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """What one packet makes the decoder do: decode one picture, or take note of one that is left out.
 
     ``packet`` has the picture's number, its place in the stream, as its time: decoders hand it on to the frame.
@@ -59,24 +58,16 @@ class HeaderBits:
     def flag(self) -> bool:
         return self.number(1) == 1
 
-    def ones(self) -> int:
-        """How many ones come before the next zero, which is passed over."""
-        return self._run("0")
-
     def golomb(self) -> int:
         """ue(v): an unsigned Exp-Golomb number."""
-        zeros = self._run("1")
-        return (1 << zeros) - 1 + self.number(zeros)
+        one = self._bits.find("1", self._position)
+        end = 2 * one - self._position + 1  # as many bits follow the one as there are zeros before it
+        if one < 0 or end > len(self._bits):
+            raise Irregular("a header is cut short")
+        self._position = end
+        return int(self._bits[one:end], 2) - 1
 
     def signed_golomb(self) -> int:
         """se(v): a signed Exp-Golomb number."""
         value = self.golomb()
         return (value + 1) // 2 if value % 2 else -value // 2
-
-    def _run(self, end: str) -> int:
-        found = self._bits.find(end, self._position)
-        if found < 0:
-            raise Irregular("a header is cut short")
-        length = found - self._position
-        self._position = found + 1
-        return length

@@ -19,6 +19,7 @@ from kinet.data.coded import CodedStream, HeaderBits, Irregular, Picture
 
 START_CODE = re.compile(rb"\x00\x00\x01(?=(.))", re.DOTALL)
 GROUP, VOP = 0xB3, 0xB6
+VOP_START = b"\x00\x00\x01\xb6"
 LAYERS = range(0x20, 0x30)
 SIMPLE, ADVANCED_SIMPLE = 1, 17  # kinds of layers that need not say that nothing comes out of order
 CONFIGURATION = frozenset({*range(0x30), 0xB0, 0xB2, 0xB5})  # from the video object to user data
@@ -35,6 +36,7 @@ class Layer(NamedTuple):
 
     resolution: int
     reorders: bool
+    tick_bits: int
 
 
 class Vop(NamedTuple):
@@ -69,7 +71,8 @@ def read_mpeg4(packets: Sequence[av.Packet[VideoStream]], stream: VideoStream) -
     shown: list[int] = []
     references: list[int] = []
     for number, vop in enumerate(vops):
-        clock.pass_on(vop)
+        if layer.reorders:
+            clock.pass_on(vop)
         if not vop.coded:
             starts.append(number)
         elif vop.kind == BETWEEN:
@@ -98,6 +101,8 @@ def _single_packets(
     packets: Sequence[av.Packet[VideoStream]], stream: VideoStream, vops: list[Vop], packed: bool
 ) -> list[av.Packet[Any]]:
     """A packet for each of ``vops``, by FFmpeg's own filter where the stream is packed."""
+    if not packed and len(packets) == len(vops):
+        return list(packets)
     singles: list[av.Packet[Any]] = list(packets)
     if packed:
         unpack = BitStreamFilterContext("mpeg4_unpack_bframes", stream)
@@ -122,7 +127,7 @@ def _decoded(
         if data == PLACEHOLDER and WRITTEN_BY_DIVX_OR_XVID.search(configuration):
             vops = []
         else:
-            vops = list(_read_vops(data, layer, configuration))
+            vops = _read_vops(data, layer, configuration)
             if not vops:
                 raise Irregular("a packet without a picture")
         if kept is None and vops:
@@ -143,13 +148,17 @@ def _decoded(
             raise Irregular("a packet with pictures that the decoder loses")
 
 
-def _read_vops(data: bytes, layer: Layer, configuration: bytes) -> Iterator[Vop]:
+def _read_vops(data: bytes, layer: Layer, configuration: bytes) -> list[Vop]:
     """The pictures of a packet, each with the group's header before it."""
+    if data.startswith(VOP_START) and START_CODE.search(data, len(VOP_START)) is None:  # as nearly all are
+        kind, coded, elapsed, ticks = _read_vop(data[4 : 4 + HEADER_BYTES], layer.tick_bits)
+        return [Vop(data, kind, coded, None, elapsed, ticks)]
     if not data.startswith(b"\0\0\1"):
         raise Irregular("a packet that begins amid a picture")
     codes = _codes(data)
     if _configuration(data, codes) not in (b"", configuration):
         raise Irregular("headers that change")
+    vops = []
     begin = 0
     seconds = None
     for place, (position, code) in enumerate(codes):
@@ -157,17 +166,36 @@ def _read_vops(data: bytes, layer: Layer, configuration: bytes) -> Iterator[Vop]
             seconds = _read_group(data[position + 4 : position + 8])
         elif code == VOP:
             end = codes[place + 1][0] if place + 1 < len(codes) else len(data)
-            bits = HeaderBits(data[position + 4 : min(end, position + 4 + HEADER_BYTES)])
-            kind = bits.number(2)
-            elapsed = bits.ones()
-            marked = bits.flag()
-            ticks = bits.number(_tick_bits(layer.resolution))
-            if kind > BETWEEN or not (marked and bits.flag()):
-                raise Irregular("a sprite, or a damaged picture header")
-            yield Vop(data[begin:end], kind, bits.flag(), seconds, elapsed, ticks)
+            header = data[position + 4 : min(end, position + 4 + HEADER_BYTES)]
+            kind, coded, elapsed, ticks = _read_vop(header, layer.tick_bits)
+            vops.append(Vop(data[begin:end], kind, coded, seconds, elapsed, ticks))
             begin, seconds = end, None
         elif code not in CONFIGURATION or begin > 0:
             raise Irregular(f"start code {code:#x}")
+    if 0 < begin < len(data):
+        raise Irregular("a group's header behind the last picture")
+    return vops
+
+
+def _read_vop(header: bytes, tick_bits: int) -> tuple[int, bool, int, int]:
+    """6.2.5, after the start code: the kind, whether it is coded, elapsed seconds, ticks.
+
+    Read as one number, for this is done for each picture of a file.
+    """
+    if not header:
+        raise Irregular("a header is cut short")
+    number = int.from_bytes(header, "big")
+    left = 8 * len(header) - 2  # bits
+    kind = number >> left
+    elapsed = left - (~number & (1 << left) - 1).bit_length()  # as many ones
+    left -= elapsed + tick_bits + 4  # a zero, a marker, the ticks, a marker, vop_coded
+    if kind > BETWEEN or left < 0:
+        raise Irregular("a sprite, or a header that is cut short")
+    number >>= left
+    markers = 2 | 4 << tick_bits
+    if number & markers != markers:
+        raise Irregular("a damaged picture header")
+    return kind, number & 1 == 1, elapsed, number >> 2 & (1 << tick_bits) - 1
 
 
 class _Clock:
@@ -231,7 +259,7 @@ def _read_layer(configuration: bytes) -> Layer:
     sprites = bits.number(1 if version == 1 else 2)
     if not rectangular or interlaced or sprites or not resolution:
         raise Irregular("fields, sprites or shapes")
-    return Layer(resolution, reorders=not low_delay)
+    return Layer(resolution, reorders=not low_delay, tick_bits=_tick_bits(resolution))
 
 
 def _tick_bits(resolution: int) -> int:

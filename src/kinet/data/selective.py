@@ -42,13 +42,13 @@ class SelectiveDecoder:
         for picture in sorted(self._shown[number] for number in numbers):
             if self._ranks[picture] in missing and not self._leads_to(picture):
                 if missing & self._awaited:
-                    yield from _take(missing, self._drain())
+                    yield from self._drain(missing)
                 self._start(self._pictures[picture].start)
             while self._ranks[picture] in missing and self._next <= picture:
-                yield from _take(missing, self._feed(missing, last))
+                yield from self._feed(missing, last)
         while missing:
             more = self._next < len(self._pictures)
-            yield from _take(missing, self._feed(missing, last) if more else self._drain())
+            yield from self._feed(missing, last) if more else self._drain(missing)
 
     def _leads_to(self, picture: int) -> bool:
         """Whether going on gives this picture, and no start on the way saves decoding."""
@@ -76,29 +76,24 @@ class SelectiveDecoder:
             return []
         if number is not None:
             self._awaited.add(number)
-        return self._checked(self._context.decode(picture.packet))
+        return self._taken(missing, self._context.decode(picture.packet))
 
-    def _drain(self) -> list[tuple[int, av.VideoFrame]]:
+    def _drain(self, missing: set[int]) -> list[tuple[int, av.VideoFrame]]:
         self._running = False
-        frames = self._checked(self._context.decode(None))
+        frames = self._taken(missing, self._context.decode(None))
         if self._awaited:
             raise Irregular("frames that do not come")
         return frames
 
-    def _checked(self, frames: Sequence[av.VideoFrame]) -> list[tuple[int, av.VideoFrame]]:
-        """``frames`` with their numbers, which must be the least of those awaited."""
-        checked = []
+    def _taken(self, missing: set[int], frames: Sequence[av.VideoFrame]) -> list[tuple[int, av.VideoFrame]]:
+        """Those of ``frames`` that are ``missing``, with their numbers; all must be the least of those awaited."""
+        taken = []
         for frame in frames:
             number = None if frame.pts is None else self._ranks.get(frame.pts)
             if number is None or frame.is_corrupt or number != min(self._awaited, default=None):
                 raise Irregular("frames that come out of order")
             self._awaited.remove(number)
-            checked.append((number, frame))
-        return checked
-
-
-def _take(missing: set[int], frames: list[tuple[int, av.VideoFrame]]) -> Iterator[tuple[int, av.VideoFrame]]:
-    for number, frame in frames:
-        if number in missing:
-            missing.remove(number)
-            yield number, frame
+            if number in missing:
+                missing.remove(number)
+                taken.append((number, frame))
+        return taken

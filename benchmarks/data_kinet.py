@@ -14,6 +14,7 @@ from sides import Stopwatch, serve
 from torch.nn import functional
 
 from kinet.data.clip import FrameSource
+from kinet.data.pack import Pack
 from kinet.data.sampling import test_indices, train_indices
 from kinet.data.transforms import crop_frames, multi_scale_crop, stack_frames
 from kinet.data.video import open_clip
@@ -42,9 +43,7 @@ def packed(pack: str, name: str, indices: list[int], seed: int) -> dict[str, Any
 
 
 @cache
-def open_pack(pack: str) -> Any:
-    from kinet.data.pack import Pack
-
+def open_pack(pack: str) -> Pack:
     return Pack(Path(pack))
 
 

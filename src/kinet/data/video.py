@@ -24,11 +24,9 @@ from av.video.stream import VideoStream
 from kinet.data.clip import Frame, FrameSource, Indices, UnreadableClip, check_numbers, check_size, stack_frames
 from kinet.data.coded import Irregular
 from kinet.data.h264 import read_h264
-from kinet.data.images import IMAGE_SUFFIXES, ImageFolder, read_image
+from kinet.data.images import ImageFolder
 from kinet.data.mpeg4 import read_mpeg4
 from kinet.data.selective import SelectiveDecoder
-
-__all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "FrameSource", "UnreadableClip", "VideoFile", "open_clip", "read_image"]
 
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}

@@ -93,7 +93,7 @@ def main() -> None:
         | from_studies()
     )
     options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / "data_raw.json", raw)
+    (options.out / "data_raw.json").write_text(json.dumps(raw) + "\n")
     write_json(options.out / "data.json", ratios)
     print(json.dumps(ratios, indent=2))
 
